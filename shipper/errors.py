@@ -1,0 +1,80 @@
+"""Every error shipper raises on purpose.
+
+::
+
+    ShipperError
+    ├── ConfigError            the configuration is wrong; exit code 78
+    ├── SourceError            a source cannot read what it was told to read
+    ├── StateError             the state directory is damaged, locked or full
+    └── SinkError
+        ├── RetryableError     the same bytes may be taken later; retried without limit
+        │   └── ParkedError    ... once the operator has mended login, quota, schema or rights
+        ├── PermanentError     the same bytes would be refused again by a healthy destination
+        └── PartialError       some rows failed, by index; all others were taken
+
+Permanent means: a healthy, correctly configured destination would refuse the same bytes again. A wrong
+password, a full quota, a missing table or a server error is the operator's or the server's fault, not the
+record's, and is retryable.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class ShipperError(Exception):
+    """Base of all errors raised on purpose. The text says what happened, where, and what to do."""
+
+
+class ConfigError(ShipperError):
+    """The configuration is wrong. Carries every problem found, one text each."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SourceError(ShipperError):
+    """A source cannot read what it was told to read."""
+
+
+class StateError(ShipperError):
+    """The state directory cannot be used: locked by another daemon, not writable, or full."""
+
+
+class SinkError(ShipperError):
+    """A sink could not deliver. ``code`` is the backend's own code, for logs and metrics."""
+
+    def __init__(self, message: str, *, code: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class RetryableError(SinkError):
+    """The same batch may be taken later. ``retry_after`` is in seconds, when the backend named a time."""
+
+    def __init__(self, message: str, *, code: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, code=code)
+        self.retry_after = retry_after
+
+
+class ParkedError(RetryableError):
+    """Only the operator can mend this: login, rights, quota, missing table. Data is kept, the sink is probed."""
+
+
+class PermanentError(SinkError):
+    """The backend refuses these very bytes for good. The delivery bisects to find the guilty rows."""
+
+
+class PartialError(SinkError):
+    """Some rows failed; every row not named was taken.
+
+    ``failed`` maps an index into exactly the batch that was passed to ``write`` to that row's own error.
+    """
+
+    def __init__(self, failed: Mapping[int, SinkError], *, code: str = "") -> None:
+        super().__init__(f"{len(failed)} records were not taken", code=code)
+        self.failed = dict(failed)

@@ -1,0 +1,212 @@
+"""Records, the resources they come from, and the batches they travel in.
+
+The words are those of the OpenTelemetry log data model. A batch is columnar: one list per field, one entry per
+record, because a list is built at C speed where an object per line is not. ``Batch.records()`` gives rows to
+code that wants them.
+
+Invariants:
+
+* All columns of a batch have the same length. ``severities``, ``messages`` and ``attributes`` are either all
+  present (the batch is *parsed*) or all ``None``.
+* A column is never changed in place once the batch has left the reader: sinks in other threads share it.
+  ``select`` and ``concat`` make new lists. The dicts in ``attributes`` are shared too: copy before changing.
+* ``times`` and ids are functions of the bytes in the file and their place alone, so a replay gives the same.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+#: OpenTelemetry severity numbers of our six levels.
+SEVERITIES = {"trace": 1, "debug": 5, "info": 9, "warn": 13, "error": 17, "fatal": 21}
+#: The level name of every severity number from 0 (unspecified, told as info) to 24.
+LEVELS = ("info", *("trace",) * 4, *("debug",) * 4, *("info",) * 4, *("warn",) * 4, *("error",) * 4, *("fatal",) * 4)
+
+T = TypeVar("T")
+
+_VERSION_8 = 0x8 << 76
+_VARIANT = 0b10 << 62
+_LOW_62 = (1 << 62) - 1
+_LOW_12 = (1 << 12) - 1
+
+
+class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
+    """Who wrote a record. Shared by all records of one container and stream, compared by identity.
+
+    ``attributes`` uses OpenTelemetry names: ``service.name``, ``container.name``, ``container.id``,
+    ``container.image.name``, ``log.iostream``, ``log.file.path``, ``host.name``; Docker labels that were asked
+    for stand under ``container.label.<name>``. ``source`` is the name of the source in the configuration.
+    Because a resource is shared by identity, a sink may keep what it derived from one in a dict keyed by it.
+    """
+
+    source: str
+    attributes: dict[str, str]
+
+    @property
+    def service(self) -> str:
+        """The service's name, or ``""``."""
+        return self.attributes.get("service.name", "")
+
+    @property
+    def container(self) -> str:
+        """The container's name without its slash, or ``""`` for plain files."""
+        return self.attributes.get("container.name", "")
+
+    @property
+    def stream(self) -> str:
+        """``stdout``, ``stderr`` or ``""`` for plain files."""
+        return self.attributes.get("log.iostream", "")
+
+    @property
+    def host(self) -> str:
+        """The machine's name."""
+        return self.attributes.get("host.name", "")
+
+
+class Record(msgspec.Struct, frozen=True):
+    """One log record as a row. ``time_ns`` is nanoseconds since 1970 UTC, ``raw`` the line as it was written."""
+
+    id: str
+    time_ns: int
+    severity: int
+    message: str
+    attributes: dict[str, Any]
+    raw: str
+    resource: Resource
+    offset: int
+
+    @property
+    def level(self) -> str:
+        """The severity as one of trace, debug, info, warn, error, fatal."""
+        return LEVELS[self.severity]
+
+
+class Span(msgspec.Struct, frozen=True):
+    """A contiguous range of bytes ``[start, end)`` of one file, as read by a source.
+
+    ``file`` is the file's key in the checkpoint. ``marker`` is a hash of the bytes just before ``end``; after a
+    restart it proves that the file at hand still is the one the offset was taken in.
+    """
+
+    file: int
+    start: int
+    end: int
+    marker: int
+
+
+class Batch(msgspec.Struct):
+    """Records as columns; see the module's invariants.
+
+    ``hashes`` are 128-bit integers that tell records apart; ``stamps`` the source's own times in nanoseconds
+    (Docker's; for plain files the record's). Both make the ids. ``times`` is the record's time, which a parser
+    may take from the line. ``span`` is what reading it consumed, ``None`` once batches were merged for a sink.
+    ``size`` is in bytes of source text. ``at_risk`` says that the file may vanish: rotated, unlinked, removed.
+    """
+
+    times: list[int]
+    stamps: list[int]
+    hashes: list[int]
+    raws: list[str]
+    resources: list[Resource]
+    offsets: list[int]
+    severities: list[int] | None = None
+    messages: list[str] | None = None
+    attributes: list[dict[str, Any]] | None = None
+    span: Span | None = None
+    size: int = 0
+    at_risk: bool = False
+    _ids: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def parsed(self) -> bool:
+        """Whether levels, messages and attributes were taken from the lines."""
+        return self.messages is not None
+
+    @property
+    def ids(self) -> list[str]:
+        """The records' ids: UUID version 8 text of 36 characters, 48 bits of milliseconds, then the hash."""
+        if self._ids is None:
+            self._ids = [make_id(stamp, value) for stamp, value in zip(self.stamps, self.hashes, strict=True)]
+        return self._ids
+
+    def records(self) -> Iterator[Record]:
+        """Give the batch as rows. An unparsed batch has level info, the raw line as message, no attributes."""
+        count = len(self)
+        return map(
+            Record,
+            self.ids,
+            self.times,
+            self.severities or [SEVERITIES["info"]] * count,
+            self.messages if self.messages is not None else self.raws,
+            self.attributes if self.attributes is not None else [{} for _ in range(count)],
+            self.raws,
+            self.resources,
+            self.offsets,
+        )
+
+    def select(self, indexes: Sequence[int] | range) -> Batch:
+        """Make a batch of the rows at ``indexes``. Span and risk stay; the size shrinks in proportion."""
+        return Batch(
+            times=[self.times[i] for i in indexes],
+            stamps=[self.stamps[i] for i in indexes],
+            hashes=[self.hashes[i] for i in indexes],
+            raws=[self.raws[i] for i in indexes],
+            resources=[self.resources[i] for i in indexes],
+            offsets=[self.offsets[i] for i in indexes],
+            severities=None if self.severities is None else [self.severities[i] for i in indexes],
+            messages=None if self.messages is None else [self.messages[i] for i in indexes],
+            attributes=None if self.attributes is None else [self.attributes[i] for i in indexes],
+            span=self.span,
+            size=self.size * len(indexes) // max(1, len(self)),
+            at_risk=self.at_risk,
+            _ids=None if self._ids is None else [self._ids[i] for i in indexes],
+        )
+
+    @staticmethod
+    def concat(batches: Sequence[Batch]) -> Batch:
+        """Merge batches for one request, in order. The result has no span. All must be parsed, or none."""
+        if len(batches) == 1:
+            return batches[0]
+        parsed = all(batch.parsed for batch in batches)
+        return Batch(
+            times=_flat([b.times for b in batches]),
+            stamps=_flat([b.stamps for b in batches]),
+            hashes=_flat([b.hashes for b in batches]),
+            raws=_flat([b.raws for b in batches]),
+            resources=_flat([b.resources for b in batches]),
+            offsets=_flat([b.offsets for b in batches]),
+            severities=_flat([b.severities or [] for b in batches]) if parsed else None,
+            messages=_flat([b.messages or [] for b in batches]) if parsed else None,
+            attributes=_flat([b.attributes or [] for b in batches]) if parsed else None,
+            size=sum(b.size for b in batches),
+            at_risk=any(b.at_risk for b in batches),
+        )
+
+
+def make_id(stamp_ns: int, value: int) -> str:
+    """Make the 36 character id of a record from its source time in nanoseconds and its 128-bit hash.
+
+    RFC 9562 version 8: 48 bits of milliseconds, so ids sort by time, and 74 bits of the hash.
+    """
+    number = (
+        (((stamp_ns // 1_000_000) & 0xFFFFFFFFFFFF) << 80)
+        | _VERSION_8
+        | (((value >> 64) & _LOW_12) << 64)
+        | _VARIANT
+        | (value & _LOW_62)
+    )
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _flat(lists: list[list[T]]) -> list[T]:
+    return list(chain.from_iterable(lists))

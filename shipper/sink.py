@@ -1,0 +1,120 @@
+"""The contract of a sink.
+
+A sink is one module in ``sinks/`` with a config class and a sink class, named by ``SINK``. It turns batches into
+requests of its backend and says by error type what became of them. It contains no loop, no retry, no queue and
+no thread of its own: batching, back-off, bisection and dead letters are the delivery's (`shipper.delivery`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shipper.query import Query
+    from shipper.record import Batch, Record
+
+
+class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How much waits for a sink, and where."""
+
+    max_memory: Annotated[
+        str | int, Meta(description="Source text held in memory for this sink before the reader waits.")
+    ] = "2MiB"
+    max_size: Annotated[str | int, Meta(description="Disk that spilled batches of this sink may take.")] = "1GiB"
+    when_full: Annotated[
+        str,
+        Meta(
+            description="What happens when the spill has reached max_size: block makes the reader wait, drop_oldest"
+            " deletes the oldest spilled batches and counts every record as lost.",
+            pattern="^(block|drop_oldest)$",
+        ),
+    ] = "block"
+
+
+class SinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every sink's section may say. Subclasses add their own described fields."""
+
+    type: Annotated[str, Meta(description="Which kind of sink this is.")]
+    buffer: Annotated[BufferConfig, Meta(description="How much waits for this sink, and where.")] = BufferConfig()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The largest batch a sink takes in one ``write`` and how long the delivery gathers for it.
+
+    ``records`` and ``bytes`` (of source text) are upper limits; ``linger`` is the seconds the delivery waits for
+    more before it writes a batch that is not full; 0 writes whatever is there.
+    """
+
+    records: int = 5_000
+    bytes: int = 2 << 20
+    linger: float = 0.0
+
+
+class Sink(ABC):
+    """Delivers batches to one backend. One thread at a time calls it.
+
+    Class attributes: ``config`` is the config class; ``wants_parse`` says whether batches must be parsed (a sink
+    that ships raw lines must not pay for a parse; an instance may override it); ``limits`` bounds a batch.
+    """
+
+    config: ClassVar[type[SinkConfig]] = SinkConfig
+    wants_parse: bool = True
+    limits: Limits = Limits()
+
+    @abstractmethod
+    def open(self) -> None:
+        """Connect and prepare (create a table, say). Called again after any failure before the next write.
+
+        Raises RetryableError when the backend is away, ParkedError when the operator must act.
+        """
+
+    @abstractmethod
+    def write(self, batch: Batch) -> None:
+        """Deliver the batch. Returning means: durable at the destination.
+
+        The same batch may be passed again after an error or a crash; a sink whose backend can tell by id must not
+        store it twice. Raises RetryableError, ParkedError, PermanentError, or PartialError with row indexes; any
+        other exception counts as a bug of the sink: TypeError, ValueError, KeyError and UnicodeError are bisected
+        like PermanentError, all others retried.
+        """
+
+    def position(self) -> str | None:
+        """Say how far the destination is written, for sinks whose backend cannot tell doubles by id.
+
+        Called after a ``write`` returned; saved in the same transaction as the positions of the sources.
+        """
+        return None
+
+    def resume(self, position: str | None) -> None:  # noqa: B027 - most backends tell doubles by id
+        """Take back, before ``open``, what ``position`` said at the last checkpoint; ``None`` if never saved."""
+
+    def healthcheck(self) -> None:
+        """Prove that the backend would take a write, without writing. Raises SinkError. Default: ``open``."""
+        self.open()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything. Called once, after the last write; must not raise and not block for long."""
+
+
+class Reader(ABC):
+    """Reads back what a sink wrote. A sink module offers it as ``READER``; built from the sink's own config."""
+
+    @abstractmethod
+    def read(self, query: Query) -> Iterator[Record]:
+        """Give matching records, newest first unless the query says otherwise. Raises SinkError."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the connection."""
+
+
+def attribute_json(value: Any) -> str:
+    """Render an attribute's value as JSON text, with str() for what JSON does not know."""
+    return msgspec.json.encode(value, enc_hook=str).decode()

@@ -1,0 +1,127 @@
+"""The contract of a source.
+
+A source finds files, reads them in order and turns bytes into batches. It is called by the pipeline's one reader
+thread and never blocks: ``poll`` gives what is there now. It does not know sinks; it asks the `Positions` it was
+given where to begin and learns from them what is safe.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+
+import msgspec
+from msgspec import Meta
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from shipper.clock import Clock
+    from shipper.record import Batch
+
+
+class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every source's section may say. Subclasses add their own described fields."""
+
+    type: Annotated[str, Meta(description="Which kind of source this is.")]
+
+
+class FileState(msgspec.Struct):
+    """What the checkpoint knows of one file (one *generation*: a truncated file is a new one).
+
+    ``key`` is the row's key and `Span.file`. ``offset`` is where reading must begin: the lowest offset that every
+    sink of today has safe. ``marker`` is the hash of the bytes just before it. ``size`` is the last size seen.
+    ``uid`` is the file's identity in ids, ``head`` the hash of its first ``head_size`` bytes (uncompressed).
+    ``tag`` is the source's own, small and opaque (a container id, say). ``done`` means: rotated and safe to its end.
+    """
+
+    key: int
+    source: str
+    path: str
+    device: int
+    inode: int
+    uid: str
+    head: int
+    head_size: int
+    generation: int = 0
+    offset: int = 0
+    marker: int = 0
+    size: int = 0
+    tag: str = ""
+    done: bool = False
+
+
+class Positions(Protocol):
+    """What a source may ask of and tell the checkpoint. Every method is cheap and thread-safe."""
+
+    def files(self, source: str) -> list[FileState]:
+        """Give all files known of this source, with the offsets to begin at."""
+
+    def add(self, state: FileState) -> FileState:
+        """Register a new file; gives the state back with its key. Durable at the next checkpoint or before."""
+
+    def update(self, state: FileState) -> None:
+        """Save a changed path, head, size, tag or done flag of a known file at the next checkpoint."""
+
+    def forget(self, key: int) -> None:
+        """Drop a file that is gone and fully accounted for."""
+
+    def safe(self, key: int) -> int:
+        """Give the offset up to which every sink has this file safe: acked, spilled, filtered, dead-lettered."""
+
+    def lost(self, state: FileState, start: int, end: int, cause: str) -> None:
+        """Account for bytes that can never be read: counted, logged and kept in the ledger."""
+
+    def anchors(self, key: int) -> list[tuple[int, int, int]]:
+        """Give (start, end, time_ns) for ranges of undated lines that were stamped before; see `anchor`."""
+
+    def anchor(self, key: int, start: int, end: int, time_ns: int) -> None:
+        """Stamp a range of undated lines with the time it was first read, durably, so a replay says the same."""
+
+
+class SourceContext(msgspec.Struct, frozen=True):
+    """What the pipeline hands a source. ``wake`` may be called from any thread to have ``poll`` called soon.
+
+    ``once`` means: deliver everything present, then stop; a last line without newline is complete at once.
+    ``own_paths`` are files this daemon itself writes; a source must never read them.
+    """
+
+    name: str
+    positions: Positions
+    clock: Clock
+    wake: Callable[[], None]
+    host: str
+    once: bool = False
+    own_paths: frozenset[str] = frozenset()
+
+
+class Source(ABC):
+    """Reads lines from somewhere. All methods are called by one thread."""
+
+    config: ClassVar[type[SourceConfig]] = SourceConfig
+
+    @abstractmethod
+    def open(self, context: SourceContext) -> None:
+        """Match what the checkpoint knows with what is there, start watching. Raises SourceError."""
+
+    @abstractmethod
+    def poll(self, accept: Callable[[bool], bool]) -> Iterator[Batch]:
+        """Give the batches that can be read now, a bounded amount per file, then end. Never blocks.
+
+        Before each read the source asks ``accept(at_risk)``; False means the sinks have no room, and the file must
+        wait (the file is the queue). ``at_risk`` is True for a rotated, unlinked or vanishing file: it is accepted
+        while disk allows, because waiting could lose it. Batches of one file come in order and their spans are
+        contiguous: each starts where the last one ended. The parsed columns are left to the parser.
+        """
+
+    @abstractmethod
+    def idle(self) -> float:
+        """Seconds until the next poll is worthwhile, judged by what the last polls found: busy short, idle long."""
+
+    @abstractmethod
+    def exhausted(self) -> bool:
+        """Tell whether everything present has been read and nothing is held back. For ``--once`` and for stopping."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop watching and close files. What was read but not given (half a join) is read again next time."""

@@ -1,0 +1,1 @@
+"""The kit for authors of sinks and sources: contracts, a faulty sink, seams for time and files."""

@@ -1,0 +1,33 @@
+"""The contract of a transform: what happens to records between parsing and routing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from shipper.record import Batch
+
+
+class TransformConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What every transform's section may say. Subclasses add their own described fields."""
+
+    type: Annotated[str, Meta(description="Which kind of transform this is.")]
+
+
+class Transform(ABC):
+    """Changes or removes records. Called by the reader thread with every batch, in the order of the config.
+
+    ``wants_parse`` says whether batches must be parsed first. Rows that are missing from the result were removed
+    on purpose; the pipeline counts them under the transform's name. Must be a function of the batch alone, so
+    that a replay gives the same result.
+    """
+
+    config: ClassVar[type[TransformConfig]] = TransformConfig
+    wants_parse: bool = True
+
+    @abstractmethod
+    def apply(self, batch: Batch) -> Batch:
+        """Give the batch back, changed or not. The batch is the transform's own: columns may be replaced."""

@@ -1,0 +1,1 @@
+"""Transforms: what happens to records between parsing and routing."""
