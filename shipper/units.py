@@ -1,0 +1,49 @@
+"""Durations and sizes as people write them: ``1h30m``, ``2MiB``."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", re.IGNORECASE)
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def parse_duration(value: str | float) -> float:
+    """Give seconds for ``30s``, ``10m``, ``1h30m``, ``7d``, ``250ms`` or a plain number of seconds.
+
+    Units are ms, s, m, h, d and w (7 days). Raises ValueError for anything else, and for negative values.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"not a duration: {str(value).lower()}; write one such as 30s, 10m, 1h30m or 7d")  # noqa: TRY004 - promised
+    if isinstance(value, int | float):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"a duration cannot be {value}; write one such as 30s, 10m, 1h30m or 7d")
+        return float(value)
+    text = value.strip()
+    if _NUMBER.fullmatch(text):
+        return float(text)
+    if not _DURATION.fullmatch(text):
+        raise ValueError(f"not a duration: {value!r}; write one such as 30s, 10m, 1h30m or 7d")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))
+
+
+def parse_size(value: str | int) -> int:
+    """Give bytes for ``2MiB`` (binary), ``1GB`` or ``10m`` (decimal) or a plain number of bytes.
+
+    Without an ``i`` the units are decimal. Case does not matter. Raises ValueError for anything else.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"not a size: {str(value).lower()}; write one such as 512KiB, 2MiB or 1GB")  # noqa: TRY004 - promised
+    if isinstance(value, int):
+        if value < 0:
+            raise ValueError(f"a size cannot be {value}; write one such as 512KiB, 2MiB or 1GB")
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"not a size: {value!r}; write one such as 512KiB, 2MiB or 1GB")
+    base = 1024 if match[3] else 1000
+    return round(float(match[1]) * float(base ** _POWERS[match[2].lower()]))
