@@ -107,6 +107,8 @@ class Batch(msgspec.Struct):
     (Docker's; for plain files the record's). Both make the ids. ``times`` is the record's time, which a parser
     may take from the line. ``span`` is what reading it consumed, ``None`` once batches were merged for a sink.
     ``size`` is in bytes of source text. ``at_risk`` says that the file may vanish: rotated, unlinked, removed.
+    ``marks`` gives attributes that the source itself has for a few rows, by row index (``log.record.part`` of a
+    line that was too long for one record); the parser merges them into ``attributes``.
     """
 
     times: list[int]
@@ -121,6 +123,7 @@ class Batch(msgspec.Struct):
     span: Span | None = None
     size: int = 0
     at_risk: bool = False
+    marks: dict[int, dict[str, Any]] | None = None
     _ids: list[str] | None = None
 
     def __len__(self) -> int:
@@ -168,6 +171,7 @@ class Batch(msgspec.Struct):
             span=self.span,
             size=self.size * len(indexes) // max(1, len(self)),
             at_risk=self.at_risk,
+            marks=None if self.marks is None else _selected(self.marks, indexes),
             _ids=None if self._ids is None else [self._ids[i] for i in indexes],
         )
 
@@ -189,6 +193,7 @@ class Batch(msgspec.Struct):
             attributes=_flat([b.attributes or [] for b in batches]) if parsed else None,
             size=sum(b.size for b in batches),
             at_risk=any(b.at_risk for b in batches),
+            marks=_shifted(batches),
         )
 
 
@@ -210,3 +215,17 @@ def make_id(stamp_ns: int, value: int) -> str:
 
 def _flat(lists: list[list[T]]) -> list[T]:
     return list(chain.from_iterable(lists))
+
+
+def _selected(marks: dict[int, dict[str, Any]], indexes: Sequence[int] | range) -> dict[int, dict[str, Any]] | None:
+    return {new: marks[old] for new, old in enumerate(indexes) if old in marks} or None
+
+
+def _shifted(batches: Sequence[Batch]) -> dict[int, dict[str, Any]] | None:
+    result: dict[int, dict[str, Any]] = {}
+    start = 0
+    for batch in batches:
+        for index, mark in (batch.marks or {}).items():
+            result[start + index] = mark
+        start += len(batch)
+    return result or None
