@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from shipper.secret import masked_repr
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -43,6 +45,9 @@ class SinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     type: Annotated[str, Meta(description="Which kind of sink this is.")]
     buffer: Annotated[BufferConfig, Meta(description="How much waits for this sink, and where.")] = BufferConfig()
 
+    def __repr__(self) -> str:
+        return masked_repr(self)
+
 
 class Limits(msgspec.Struct, frozen=True):
     """The largest batch a sink takes in one ``write`` and how long the delivery gathers for it.
@@ -66,6 +71,10 @@ class Sink(ABC):
     config: ClassVar[type[SinkConfig]] = SinkConfig
     wants_parse: bool = True
     limits: Limits = Limits()
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None:
+        """Take the section of the configuration. Nothing is opened yet. Raises ConfigError."""
 
     @abstractmethod
     def open(self) -> None:

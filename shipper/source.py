@@ -8,10 +8,12 @@ given where to begin and learns from them what is safe.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
 import msgspec
 from msgspec import Meta
+
+from shipper.secret import masked_repr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,6 +26,9 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """What every source's section may say. Subclasses add their own described fields."""
 
     type: Annotated[str, Meta(description="Which kind of source this is.")]
+
+    def __repr__(self) -> str:
+        return masked_repr(self)
 
 
 class FileState(msgspec.Struct):
@@ -99,6 +104,12 @@ class Source(ABC):
     """Reads lines from somewhere. All methods are called by one thread."""
 
     config: ClassVar[type[SourceConfig]] = SourceConfig
+    #: The format its lines are parsed as; see `shipper.parse.Parser`.
+    parser: str = "auto"
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None:
+        """Take the section of the configuration. Nothing is opened yet. Raises ConfigError."""
 
     @abstractmethod
     def open(self, context: SourceContext) -> None:
@@ -121,6 +132,17 @@ class Source(ABC):
     @abstractmethod
     def exhausted(self) -> bool:
         """Tell whether everything present has been read and nothing is held back. For ``--once`` and for stopping."""
+
+    def rescue(self, accept: Callable[[bool], bool]) -> Iterator[Batch]:  # noqa: ARG002 - for sources with such files
+        """Give, when the daemon stops, all that only an open descriptor still holds (unlinked files).
+
+        Called once, after the last ``poll``. Nobody can read these lines after ``close``.
+        """
+        return iter(())
+
+    def counts(self) -> tuple[int, int]:
+        """Give the numbers of open files and of files that cannot be read."""
+        return 0, 0
 
     @abstractmethod
     def close(self) -> None:

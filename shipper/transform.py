@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
 
 from shipper.record import Batch
+from shipper.secret import masked_repr
 
 
 class TransformConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every transform's section may say. Subclasses add their own described fields."""
 
     type: Annotated[str, Meta(description="Which kind of transform this is.")]
+
+    def __repr__(self) -> str:
+        return masked_repr(self)
 
 
 class Transform(ABC):
@@ -27,6 +31,10 @@ class Transform(ABC):
 
     config: ClassVar[type[TransformConfig]] = TransformConfig
     wants_parse: bool = True
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None:
+        """Take the section of the configuration. Nothing is opened yet. Raises ConfigError."""
 
     @abstractmethod
     def apply(self, batch: Batch) -> Batch:

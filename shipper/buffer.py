@@ -1,0 +1,237 @@
+"""The buffer: what waits for one sink, in memory or on disk, in order.
+
+Everything pending is in one of two places. In *memory* mode it is a short queue of batches whose lines are not yet
+safe: after a crash they are read again from their files. In *disk* mode all of it is in the spill, and safe. The
+switch to disk moves what is in memory first, so order holds; the switch back happens when the spill is empty.
+
+``put`` never waits: the reader asks ``room`` first and lets the file be the queue. A put without room spills, which
+the reader only does when waiting would lose a file or hold back another sink.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
+
+from shipper.logs import get_logger
+from shipper.spill import Cursor, Spill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from shipper.clock import Clock
+    from shipper.record import Batch, Span
+
+log = get_logger("buffer")
+
+
+class Buffer:
+    """Pending batches of one sink. The reader puts, one delivery thread peeks and acks.
+
+    ``max_memory`` is in bytes of source text. ``on_safe`` gets the spans of batches that were spilled; ``on_cursor``
+    the spill's cursor whenever it moves.
+    """
+
+    def __init__(
+        self,
+        spill: Spill,
+        *,
+        clock: Clock,
+        max_memory: int,
+        drop_oldest: bool,
+        on_safe: Callable[[Sequence[Span]], None],
+        on_cursor: Callable[[Cursor], None],
+        on_dropped: Callable[[int], None],
+    ) -> None:
+        self._spill = spill
+        self._clock = clock
+        self._max_memory = max_memory
+        self._drop_oldest = drop_oldest
+        self._on_safe = on_safe
+        self._on_cursor = on_cursor
+        self._on_dropped = on_dropped
+        self._memory: deque[Batch] = deque()
+        self._memory_bytes = 0
+        self._disk = not spill.empty
+        self._taken: list[Cursor | None] = []  # one entry per batch that was peeked and not yet acked
+        self._condition = threading.Condition()
+        self._closed = False
+        self._waiting_since = clock.monotonic()
+        #: Called without the lock whenever room appears, so that a waiting reader reads on.
+        self.on_room: Callable[[], None] = lambda: None
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of source text in memory."""
+        return self._memory_bytes
+
+    @property
+    def spill_bytes(self) -> int:
+        """Bytes on disk."""
+        return self._spill.size
+
+    @property
+    def spill_limit(self) -> int:
+        """The most bytes on disk."""
+        return self._spill.limit
+
+    def room(self) -> bool:
+        """Tell whether a batch can be put in memory."""
+        return not self._disk and self._memory_bytes < self._max_memory
+
+    def can_spill(self) -> bool:
+        """Tell whether a batch without room could go to disk."""
+        return self._drop_oldest or not self._spill.full
+
+    def empty(self) -> bool:
+        """Tell whether nothing is pending, batches in flight included."""
+        return not self._disk and not self._memory
+
+    def waiting_seconds(self) -> float:
+        """Seconds since something was last acked, or since the oldest pending batch came; 0 if nothing is pending."""
+        return 0.0 if self.empty() else self._clock.monotonic() - self._waiting_since
+
+    def put(self, batch: Batch, *, safe: bool = False) -> None:
+        """Add a batch at the end; on disk when there is no room or when it must be ``safe`` at once.
+
+        Raises OSError when it had to be spilled and could not be; then nothing changed and the batch is still the
+        caller's.
+        """
+        with self._condition:
+            if self.empty():
+                self._waiting_since = self._clock.monotonic()
+            if not self._disk and (self._memory_bytes >= self._max_memory or safe):
+                self._to_disk()
+            if self._disk or self._memory_bytes >= self._max_memory or safe:
+                self._append(batch)
+                self._disk = True
+                if batch.span is not None:
+                    self._on_safe([batch.span])
+            else:
+                self._memory.append(batch)
+                self._memory_bytes += batch.size
+            self._condition.notify_all()
+
+    def spill_all(self) -> None:
+        """Move everything pending to disk, so that it is safe. Raises OSError; then it stays in memory."""
+        with self._condition:
+            if not self._disk and self._memory:
+                self._to_disk()
+
+    def _to_disk(self) -> None:
+        try:
+            for batch in self._memory:
+                self._append(batch)
+        except OSError:
+            # All is still in memory: what reached the disk would be delivered twice.
+            self._spill.clear()
+            raise
+        spans = [batch.span for batch in self._memory if batch.span is not None]
+        # What is in the delivery's hands now stands at the head of the spill.
+        cursor = self._spill.cursor
+        for index in range(len(self._taken)):
+            found = self._spill.load(cursor)
+            if found is not None:
+                cursor = found[1]
+            self._taken[index] = cursor
+        self._memory.clear()
+        self._memory_bytes = 0
+        self._disk = not self._spill.empty
+        self._on_safe(spans)
+
+    def _append(self, batch: Batch) -> None:
+        while self._drop_oldest and self._spill.full and not self._spill.empty:
+            lost = self._spill.drop_oldest()
+            self._on_cursor(self._spill.cursor)
+            log.error("spill is full: oldest records dropped, as when_full says", records=lost)
+            self._on_dropped(lost)
+        self._spill.append(batch)
+
+    def peek(self, *, records: int, size: int, timeout: float) -> list[Batch]:
+        """Give the oldest pending batches, at most so many records and bytes, at least one batch if there is any.
+
+        Waits up to ``timeout`` seconds for a first one. What was peeked stays pending until ``ack``.
+        """
+        with self._condition:
+            if not self._pending():
+                self._condition.wait_for(lambda: self._pending() or self._closed, timeout)
+            taken: list[Batch] = []
+            if not self._disk:
+                total = count = 0
+                for batch in self._memory:
+                    if taken and (count + len(batch) > records or total + batch.size > size):
+                        break
+                    taken.append(batch)
+                    count += len(batch)
+                    total += batch.size
+                self._taken = [None] * len(taken)
+                return taken
+            cursor = self._spill.cursor
+        return self._peek_disk(cursor, records, size)
+
+    def _peek_disk(self, cursor: Cursor, records: int, size: int) -> list[Batch]:
+        taken: list[Batch] = []
+        cursors: list[Cursor | None] = []
+        total = count = 0
+        while count < records and total < size:
+            with self._condition:
+                found = self._spill.load(cursor)
+            if found is None:
+                break
+            batch, after = found
+            if taken and (count + len(batch) > records or total + batch.size > size):
+                break
+            taken.append(batch)
+            cursors.append(after)
+            cursor = after
+            count += len(batch)
+            total += batch.size
+        with self._condition:
+            self._taken = cursors
+            if not taken:
+                self._spill.clear()
+                self._settle()
+        return taken
+
+    def ack(self) -> list[Span]:
+        """Everything peeked was dealt with: remove it. Gives the spans that thereby became safe."""
+        spans: list[Span] = []
+        with self._condition:
+            self._waiting_since = self._clock.monotonic()
+            was_full = not self.room()
+            if self._disk:
+                last = next((cursor for cursor in reversed(self._taken) if cursor is not None), None)
+                if last is not None:
+                    self._spill.consume(last)
+                self._settle()
+            else:
+                for _ in self._taken:
+                    batch = self._memory.popleft()
+                    self._memory_bytes -= batch.size
+                    if batch.span is not None:
+                        spans.append(batch.span)
+            self._taken = []
+            room = was_full and self.room()
+        if room:
+            self.on_room()
+        return spans
+
+    def _settle(self) -> None:
+        self._on_cursor(self._spill.cursor)
+        if self._spill.empty:
+            self._disk = False
+
+    def _pending(self) -> bool:
+        return self._disk or bool(self._memory)
+
+    def wake(self) -> None:
+        """Make a waiting ``peek`` return."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify_all()
+
+    def close(self) -> None:
+        """Close the spill's files."""
+        with self._condition:
+            self._spill.close()

@@ -1,0 +1,159 @@
+"""The daemon: one pipeline after another, driven by signals.
+
+* SIGTERM or SIGINT: drain within ``shutdown_timeout``, then exit; a second one stops at once.
+* SIGHUP: reload. The new configuration is loaded, checked and built beside the running pipeline; only then is the
+  old one drained and the new one started, from the same state. A bad configuration changes nothing and is reported.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shipper.clock import SystemClock
+from shipper.errors import ConfigError, ShipperError
+from shipper.health import Health
+from shipper.loader import load
+from shipper.logs import get_logger
+from shipper.metrics import Metrics
+from shipper.pipeline import Parts, Pipeline, pending_spills
+
+if TYPE_CHECKING:
+    from shipper.config import Config
+    from shipper.http import HttpServer
+
+log = get_logger("daemon")
+
+#: Seconds a reload leaves the old pipeline to drain; what is left is spilled or read again.
+RELOAD_DRAIN = 10.0
+#: Exit codes of ``shipper run``.
+OK, FAULT, SOMETHING_LEFT = 0, 1, 3
+
+
+class Daemon:
+    """Runs a configuration until told to stop."""
+
+    def __init__(self, config: Config, *, once: bool = False) -> None:
+        self._config = config
+        self._once = once
+        self._clock = SystemClock()
+        self._metrics = Metrics()
+        self._health = Health(self._clock)
+        self._signals: list[int] = []
+        self._event = threading.Event()
+        self._http: HttpServer | None = None
+
+    def run(self) -> int:
+        """Run; give the exit code. Raises ConfigError or StateError when it cannot begin."""
+        # Batches are large, acyclic and short-lived: frequent collections would only walk them.
+        gc.set_threshold(100_000, 50, 100)
+        parts = Parts(self._config)
+        self._install_signals()
+        if self._config.http.enabled and not self._once:
+            from shipper.http import HttpServer  # noqa: PLC0415 - only who listens pays for it
+
+            self._http = HttpServer(self._config.http, self._metrics, self._health)
+            self._http.start()
+        pipeline = self._start(parts)
+        try:
+            while True:
+                signum = self._next_signal(pipeline)
+                if signum == signal.SIGHUP:
+                    pipeline = self._reload(pipeline)
+                    continue
+                break
+            failed = not self._health.alive()
+            if signum:
+                log.info("stopping", signal=signal.Signals(signum).name, seconds=self._config.shutdown_timeout)
+            left = pipeline.leftovers() if self._once and not signum else 0
+            pipeline.stop(self._config.shutdown_timeout, now=self._second_signal)
+        finally:
+            if self._http is not None:
+                self._http.stop()
+        if failed:
+            return FAULT
+        log.info("stopped")
+        return SOMETHING_LEFT if left else OK
+
+    def _start(self, parts: Parts) -> Pipeline:
+        pipeline = Pipeline(parts, clock=self._clock, metrics=self._metrics, health=self._health, once=self._once)
+        pipeline.start()
+        gc.freeze()
+        self._config = parts.config
+        self._metrics.set_config(valid=True, digest=_digest(parts.config.path))
+        for name in pending_spills(parts.config.state_dir):
+            if name not in parts.config.sinks:
+                log.warning(
+                    "undelivered lines wait for a sink that is not configured; put its section back to deliver them",
+                    sink=name, directory=str(parts.config.state_dir / "spill" / name),
+                )  # fmt: skip
+        log.info(
+            "started",
+            pid=os.getpid(), sources=sorted(parts.config.sources), sinks=list(parts.router.sinks),
+            config=str(parts.config.path), state_dir=str(parts.config.state_dir),
+        )  # fmt: skip
+        return pipeline
+
+    def _reload(self, pipeline: Pipeline) -> Pipeline:
+        path = self._config.path
+        if path is None:
+            log.warning("nothing to reload: this configuration did not come from a file")
+            return pipeline
+        try:
+            parts = Parts(load(path, os.environ))
+            if parts.config.state_dir != self._config.state_dir:
+                raise ConfigError("state_dir cannot change while running; restart the daemon to move the state")  # noqa: TRY301 - one way to refuse
+        except ConfigError as error:
+            self._refused(error)
+            return pipeline
+        old = self._config
+        log.info("reloading", config=str(path))
+        pipeline.stop(min(RELOAD_DRAIN, old.shutdown_timeout), now=self._second_signal)
+        for name in old.sinks:
+            self._health.remove(f"sink:{name}")
+        try:
+            started = self._start(parts)
+        except ShipperError as error:
+            self._refused(error)
+            return self._start(Parts(old))
+        self._metrics.reloaded("ok")
+        self._health.report("config", "ok")
+        return started
+
+    def _refused(self, error: ShipperError) -> None:
+        self._metrics.set_config(valid=False)
+        self._metrics.reloaded("refused")
+        self._health.report("config", "ok", f"the file is refused, the old configuration stays: {error}")
+        log.error("reload refused; the old configuration stays", error=str(error))
+
+    def _install_signals(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, self._on_signal)
+
+    def _on_signal(self, signum: int, _frame: object) -> None:
+        self._signals.append(signum)
+        self._event.set()
+
+    def _next_signal(self, pipeline: Pipeline) -> int:
+        """Wait for a signal, for the end of ``--once``, or for a fault; give the signal or 0."""
+        while True:
+            if self._signals:
+                return self._signals.pop(0)
+            if pipeline.finished.is_set():
+                return 0
+            self._event.clear()
+            if not self._signals:
+                # A timeout, because the pipeline's end does not set our event.
+                self._event.wait(0.02 if self._once else 1.0)
+
+    def _second_signal(self) -> bool:
+        return any(signum != signal.SIGHUP for signum in self._signals)
+
+
+def _digest(path: Path | None) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path is not None and path.is_file() else ""

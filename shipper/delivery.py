@@ -1,0 +1,296 @@
+"""The delivery: one loop for every sink. Take from the buffer, write, then ack, wait, split or dead-letter.
+
+Retry policy, back-off, circuit state and bisection live here and never in a sink. States of the circuit:
+
+* ``ok``: the last write succeeded.
+* ``retrying``: the backend is away or busy; the same batch is tried again without limit.
+* ``parked``: only the operator can help (login, rights, quota, schema); probed, nothing is discarded.
+
+A batch that is refused for good is bisected until the guilty records stand alone; they go to the dead letters with
+the reason, durably, before the batch is acked. If record after record is refused and none is taken, the sink, not
+the records, is taken to be at fault: nothing is dead-lettered and the sink is parked.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from typing import TYPE_CHECKING
+
+from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
+from shipper.logs import get_logger
+from shipper.record import Batch
+from shipper.retry import backoff
+
+if TYPE_CHECKING:
+    from shipper.buffer import Buffer
+    from shipper.clock import Clock
+    from shipper.deadletter import DeadLetters
+    from shipper.health import Health
+    from shipper.ledger import Ledger
+    from shipper.metrics import Metrics
+    from shipper.sink import Sink
+
+log = get_logger("delivery")
+
+#: Refusals in a row, with nothing taken in between, after which the sink and not the record is held guilty.
+_SUSPICIOUS = 32
+#: What a sink raises when its own code trips over a record: bisected like a refusal.
+_BUGS = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+
+
+class _Stopped(Exception):  # noqa: N818 - control flow, not an error
+    """The delivery was told to stop while it waited."""
+
+
+class Delivery:
+    """Delivers one buffer to one sink in its own thread, from ``start`` until ``stop``."""
+
+    def __init__(
+        self,
+        name: str,
+        sink: Sink,
+        buffer: Buffer,
+        *,
+        ledger: Ledger,
+        dead_letters: DeadLetters,
+        clock: Clock,
+        metrics: Metrics,
+        health: Health,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self.sink = sink
+        self.buffer = buffer
+        self._ledger = ledger
+        self._dead_letters = dead_letters
+        self._clock = clock
+        self._metrics = metrics
+        self._health = health
+        self._rng = rng or random.Random()  # noqa: S311 - jitter
+        self._component = f"sink:{name}"
+        self._draining = threading.Event()
+        self._stop = threading.Event()
+        self._open = False
+        self._attempt = 0
+        self._refused = 0
+        self.dead_lettered = 0
+        #: When the running row of failures began, on the monotonic clock; None while all is well.
+        self.failing_since: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"delivery-{name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._health.report(self._component, "starting")
+        self._thread.start()
+
+    def drain(self) -> None:
+        """Deliver what is pending, then end."""
+        self._draining.set()
+        self.buffer.wake()
+
+    def stop(self) -> None:
+        """End at once: the batch in flight is finished or abandoned, never half acked."""
+        self._stop.set()
+        self._draining.set()
+        self.buffer.wake()
+
+    def join(self, seconds: float) -> bool:
+        """Wait for the thread to end; tell whether it has."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the sink takes what it is given."""
+        return self.failing_since is None
+
+    def _run(self) -> None:
+        try:
+            self._ensure_open()
+            while not self._stop.is_set():
+                batches = self.buffer.peek(
+                    records=self.sink.limits.records, size=self.sink.limits.bytes, timeout=3600.0
+                )
+                if not batches:
+                    if self._draining.is_set() and self.buffer.empty():
+                        break
+                    continue
+                self._deliver(batches)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            log.error("delivery ended by a fault of our own; restart the daemon", sink=self.name, exc_info=True)
+            self._health.report(self._component, "failed", f"{type(error).__name__}: {error}")
+            self.failing_since = self.failing_since or self._clock.monotonic()
+        finally:
+            self.sink.close()
+
+    def _deliver(self, batches: list[Batch]) -> None:
+        """Deliver and ack what was peeked; returns when every record is taken or dead-lettered."""
+        batch = Batch.concat(batches)
+        rejected: list[tuple[Batch, SinkError]] = []
+        if len(batch):
+            while True:
+                try:
+                    taken = self._write(batch, rejected)
+                    self._bury(rejected)
+                    break
+                except StateError as error:
+                    # Dead letters that cannot be kept must not be dropped: the batch waits.
+                    rejected.clear()
+                    self._failed(RetryableError(str(error), code="state"))
+                except _TryAllAgain:
+                    continue
+            self._metrics.acked(self.name, taken)
+        spans = self.buffer.ack()
+        self._ledger.done(self.name, spans, position=self.sink.position())
+
+    def _write(self, batch: Batch, rejected: list[tuple[Batch, SinkError]]) -> int:
+        """Write until every record is taken or in ``rejected``; give the number taken."""
+        while True:
+            try:
+                self._ensure_open()
+                self.sink.write(batch)
+            except PartialError as error:
+                return self._write_rest(batch, error, rejected)
+            except RetryableError as error:
+                self._failed(error)
+            except (PermanentError, *_BUGS) as error:
+                refusal = error if isinstance(error, SinkError) else PermanentError(_bug(error), code="bug")
+                if not isinstance(error, SinkError):
+                    log.error("the sink tripped over a record", sink=self.name, error=_bug(error), exc_info=error)
+                    self._reopen()
+                return self._split(batch, refusal, rejected)
+            except Exception as error:
+                log.error("unexpected fault of the sink", sink=self.name, error=_bug(error), exc_info=error)
+                self._failed(RetryableError(_bug(error), code=type(error).__name__))
+            else:
+                self._succeeded()
+                return len(batch)
+
+    def _split(self, batch: Batch, refusal: SinkError, rejected: list[tuple[Batch, SinkError]]) -> int:
+        if len(batch) == 1:
+            self._reject(batch, refusal, rejected)
+            return 0
+        middle = len(batch) // 2
+        taken = self._write(batch.select(range(middle)), rejected)
+        return taken + self._write(batch.select(range(middle, len(batch))), rejected)
+
+    def _write_rest(self, batch: Batch, error: PartialError, rejected: list[tuple[Batch, SinkError]]) -> int:
+        taken = len(batch) - len(error.failed)
+        if taken:
+            self._succeeded()
+        again: list[int] = []
+        cause: RetryableError | None = None
+        for index, failure in sorted(error.failed.items()):
+            if isinstance(failure, RetryableError):
+                again.append(index)
+                cause = failure
+            else:
+                self._reject(batch.select([index]), failure, rejected)
+        if again and cause is not None:
+            self._failed(cause)
+            taken += self._write(batch.select(again), rejected)
+        return taken
+
+    def _reject(self, batch: Batch, error: SinkError, rejected: list[tuple[Batch, SinkError]]) -> None:
+        rejected.append((batch, error))
+        self._refused += 1
+        if self._refused >= _SUSPICIOUS:
+            self._refused = 0
+            rejected.clear()
+            self._failed(
+                ParkedError(
+                    f"{_SUSPICIOUS} records in a row were refused and none was taken, so the sink is held at fault, not"
+                    f" the records; the last refusal: {error}",
+                    code=error.code,
+                )
+            )
+            raise _TryAllAgain
+
+    def _bury(self, rejected: list[tuple[Batch, SinkError]]) -> None:
+        if not rejected:
+            return
+        batch = Batch.concat([one for one, _ in rejected])
+        self._dead_letters.append(batch, [error for _, error in rejected], self.name)
+        self.dead_lettered += len(rejected)
+        self._metrics.dead_lettered(self.name, len(rejected))
+        for _, error in rejected[:3]:
+            log.warning(
+                "record refused for good; it is in the dead letters",
+                sink=self.name, reason=str(error), code=error.code, records=len(rejected),
+            )  # fmt: skip
+
+    def _ensure_open(self) -> None:
+        """Open the sink, waiting as long as it takes. Raises _Stopped."""
+        while not self._open:
+            self._check_stop()
+            try:
+                self.sink.open()
+            except RetryableError as error:
+                self._failed(error)
+            except Exception as error:
+                log.error("cannot open the sink", sink=self.name, error=_bug(error), exc_info=error)
+                self._failed(RetryableError(_bug(error), code=type(error).__name__))
+            else:
+                self._open = True
+                if self.failing_since is None:
+                    self._health.report(self._component, "ok")
+
+    def _reopen(self) -> None:
+        self._open = False
+
+    def _succeeded(self) -> None:
+        self._refused = 0
+        if self.failing_since is not None or self._attempt:
+            if self.failing_since is not None:
+                log.info(
+                    "sink is back",
+                    sink=self.name, away=round(self._clock.monotonic() - self.failing_since, 1), attempts=self._attempt,
+                )  # fmt: skip
+            self._attempt = 0
+            self.failing_since = None
+            self._health.report(self._component, "ok")
+
+    def _failed(self, error: RetryableError) -> None:
+        """Note a failure and wait for the next attempt. Raises _Stopped when told to stop meanwhile."""
+        self._attempt += 1
+        self._open = False
+        parked = isinstance(error, ParkedError)
+        if self.failing_since is None:
+            self.failing_since = self._clock.monotonic()
+        self._metrics.retried(self.name, error.code)
+        self._health.report(self._component, "parked" if parked else "retrying", str(error))
+        delay = backoff(self._attempt, retry_after=error.retry_after, parked=parked, rng=self._rng)
+        log.warning(
+            "sink parked, its lines are kept" if parked else "sink failed, its lines are kept",
+            sink=self.name, error=str(error), code=error.code, attempt=self._attempt, next_try=round(delay, 1),
+        )  # fmt: skip
+        self._check_stop()
+        if self._attempt > 1:
+            self._make_safe()
+        self._clock.wait(self._stop, delay)
+        self._check_stop()
+
+    def _make_safe(self) -> None:
+        # A sink that is down for longer must not leave lines at the mercy of a rotation and a crash.
+        try:
+            self.buffer.spill_all()
+        except OSError as error:
+            log.error("cannot spill; lines wait in their files", sink=self.name, error=str(error))
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise _Stopped
+
+
+class _TryAllAgain(RetryableError):  # noqa: N818 - control flow, not an error
+    """Take the refusals of this batch back and deliver it again from its start."""
+
+    def __init__(self) -> None:
+        super().__init__("all refused", code="suspicious")
+
+
+def _bug(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

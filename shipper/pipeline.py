@@ -1,0 +1,444 @@
+"""The pipeline: built from one configuration, run from start to stop.
+
+One reader thread calls the sources and does everything left of the buffers: parse, transforms, routing. One
+delivery thread per sink does everything right of them. One keeper thread saves the checkpoint and the gauges every
+second. The threads share the ledger, the buffers, metrics and health, and nothing else.
+
+Order of stopping, and why:
+
+1. the reader, so that nothing new comes; what it had half joined is read again next time;
+2. files that exist only through our descriptors are read to their end and spilled: nobody can read them again;
+3. the deliveries drain, until the deadline;
+4. what is left in memory is spilled, so that no rotation before the next start can take it;
+5. the checkpoint is saved, last, because all of the above moves offsets.
+"""
+
+from __future__ import annotations
+
+import platform
+import sqlite3
+import threading
+from typing import TYPE_CHECKING
+
+from shipper import registry
+from shipper.buffer import Buffer
+from shipper.checkpoint import Checkpoint
+from shipper.deadletter import DeadLetters
+from shipper.delivery import Delivery
+from shipper.errors import SourceError
+from shipper.fs import FileSystem
+from shipper.ledger import Ledger
+from shipper.logs import get_logger, own_log_paths
+from shipper.parse import Parser
+from shipper.router import Router
+from shipper.source import SourceContext
+from shipper.spill import Cursor, Spill
+from shipper.units import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from shipper.clock import Clock
+    from shipper.config import Config
+    from shipper.health import Health
+    from shipper.metrics import Metrics
+    from shipper.record import Batch
+    from shipper.sink import Sink, SinkConfig
+    from shipper.source import Source
+    from shipper.transform import Transform
+
+log = get_logger("pipeline")
+
+#: Seconds between saves of the checkpoint: the most that is delivered again after a kill.
+SAVE_INTERVAL = 1.0
+#: Seconds a sink may fail before ``--once`` gives up on it.
+ONCE_PATIENCE = 10.0
+
+
+class Parts:
+    """Everything of a configuration that can fail to be built, built: sources, transforms, router, sinks.
+
+    Nothing is opened yet, so a reload can build the parts of the new configuration beside the running pipeline.
+    Raises ConfigError.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.router = Router(config.active, config.routes)
+        self.sources: dict[str, Source] = {
+            name: registry.source(section.type)(section) for name, section in config.sources.items()
+        }
+        self.transforms: dict[str, Transform] = {
+            name: registry.transform(section.type)(section) for name, section in config.transforms.items()
+        }
+        self.sinks: dict[str, Sink] = {name: self._sink(config.sinks[name]) for name in self.router.sinks}
+        # A sink that is no longer used keeps what was spilled for it, and still gets it delivered.
+        self.draining: dict[str, Sink] = {
+            name: self._sink(section)
+            for name, section in config.sinks.items()
+            if name not in self.sinks and any(_spill_directory(config.state_dir, name).glob("*.seg"))
+        }
+
+    @staticmethod
+    def _sink(section: SinkConfig) -> Sink:
+        return registry.sink(section.type)(section)
+
+
+class _Feed:
+    """One source with its parser."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.name = name
+        self.source = source
+        self.parser = Parser(source.parser)
+        self.opened = False
+        self.retry_at = 0.0
+
+
+class Pipeline:
+    """One running configuration. ``start``, then ``stop`` once."""
+
+    def __init__(self, parts: Parts, *, clock: Clock, metrics: Metrics, health: Health, once: bool = False) -> None:
+        """Open the state directory and build the threads. Raises StateError."""
+        config = parts.config
+        self._parts = parts
+        self._clock = clock
+        self._metrics = metrics
+        self._health = health
+        self._once = once
+        self._router = parts.router
+        self._wake = threading.Event()
+        self._transforms = parts.transforms
+        checkpoint = Checkpoint(config.state_dir)
+        if checkpoint.damaged is not None:
+            log.error("the state was damaged; it is set aside and files are read again", kept=str(checkpoint.damaged))
+            health.report("state", "ok", f"was damaged and set aside as {checkpoint.damaged}")
+        self._ledger = Ledger(checkpoint, parts.router.sinks, clock, on_lost=metrics.lost)
+        self._deliveries = {
+            name: self._delivery(name, sink, config.sinks[name])
+            for name, sink in {**parts.sinks, **parts.draining}.items()
+        }
+        self._targets = [self._deliveries[name] for name in parts.router.sinks]
+        self._wants_parse = (
+            any(sink.wants_parse for sink in parts.sinks.values())
+            or any(transform.wants_parse for transform in parts.transforms.values())
+            or parts.router.wants_parse
+        )
+        self._feeds = [_Feed(name, source) for name, source in parts.sources.items()]
+        self._behind: dict[str, float] = {}
+        self._unput: list[tuple[Delivery, Batch]] = []
+        self._stopping = threading.Event()
+        self._kept = threading.Event()
+        self.finished = threading.Event()
+        self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+
+    def _delivery(self, name: str, sink: Sink, section: SinkConfig) -> Delivery:
+        state = self._ledger.sink_state(name)
+        sink.resume(state.position)
+        metrics, ledger = self._metrics, self._ledger
+        spill = Spill(
+            _spill_directory(self._parts.config.state_dir, name),
+            limit=parse_size(section.buffer.max_size),
+            fs=FileSystem(),
+            cursor=Cursor(state.segment, state.offset),
+            on_lost=metrics.dropped,
+        )
+        buffer = Buffer(
+            spill,
+            clock=self._clock,
+            max_memory=parse_size(section.buffer.max_memory),
+            drop_oldest=section.buffer.when_full == "drop_oldest",
+            on_safe=lambda spans: ledger.done(name, spans),
+            on_cursor=lambda cursor: ledger.spill_cursor(name, cursor.segment, cursor.offset),
+            on_dropped=lambda records: metrics.dropped("spill_full", records),
+        )
+        buffer.on_room = self._wake.set
+        return Delivery(
+            name, sink, buffer,
+            ledger=ledger,
+            dead_letters=DeadLetters(self._parts.config.state_dir / "dead-letter" / f"{name}.jsonl"),
+            clock=self._clock, metrics=metrics, health=self._health,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Start all threads."""
+        for delivery in self._deliveries.values():
+            delivery.start()
+        self._reader.start()
+        self._keeper.start()
+
+    # The reader thread
+
+    def _read(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._wake.clear()
+                self._put_again()
+                for feed in self._feeds:
+                    self._poll(feed)
+                self._health.beat()
+                if self._once and self._is_done():
+                    self.finished.set()
+                    break
+                self._clock.wait(self._wake, self._pause())
+            self._rescue()
+        except BaseException as error:
+            log.error("the reader ended by a fault of our own; restart the daemon", exc_info=True)
+            self._health.report("reader", "failed", f"{type(error).__name__}: {error}")
+            self.finished.set()
+
+    def _pause(self) -> float:
+        if self._unput:
+            return SAVE_INTERVAL
+        idle = min((feed.source.idle() for feed in self._feeds if feed.opened), default=SAVE_INTERVAL)
+        return min(idle, 0.02) if self._once else idle
+
+    def _poll(self, feed: _Feed) -> None:
+        if not feed.opened and not self._open(feed):
+            return
+        try:
+            for batch in feed.source.poll(self._accept):
+                self._process(feed, batch)
+                if self._stopping.is_set():
+                    break
+        except (OSError, SourceError) as error:
+            self._health.report(f"source:{feed.name}", "retrying", str(error))
+            log.error("source failed; it is tried again", source=feed.name, error=str(error), exc_info=True)
+
+    def _open(self, feed: _Feed) -> bool:
+        now = self._clock.monotonic()
+        if now < feed.retry_at:
+            return False
+        context = SourceContext(
+            name=feed.name,
+            positions=self._ledger,
+            clock=self._clock,
+            wake=self._wake.set,
+            host=platform.node(),
+            once=self._once,
+            own_paths=own_log_paths(),
+        )
+        try:
+            feed.source.open(context)
+        except (OSError, SourceError) as error:
+            feed.retry_at = now + 5.0
+            self._health.report(f"source:{feed.name}", "retrying", str(error))
+            log.error("source cannot be opened; it is tried again", source=feed.name, error=str(error))
+            return False
+        feed.opened = True
+        self._health.report(f"source:{feed.name}", "ok")
+        return True
+
+    def _accept(self, at_risk: bool) -> bool:
+        """Tell a source whether it may read on; see `Source.poll`.
+
+        Without room the file is the queue, unless waiting would lose the file or starve another sink.
+        """
+        if self._unput or self._stopping.is_set():
+            return False
+        full = [delivery for delivery in self._targets if not delivery.buffer.room()]
+        if not full:
+            return True
+        starving = any(delivery.healthy and delivery.buffer.empty() for delivery in self._targets)
+        return (at_risk or starving) and all(delivery.buffer.can_spill() for delivery in full)
+
+    def _accept_last(self, _at_risk: bool) -> bool:
+        return not self._unput and all(delivery.buffer.can_spill() for delivery in self._targets)
+
+    def _process(self, feed: _Feed, batch: Batch) -> None:
+        """Parse, stamp, transform, route and put one batch. Nothing here may drop a record uncounted."""
+        lines = len(batch)
+        self._metrics.lines_read(feed.name, lines, batch.size)
+        if lines:
+            dated = 0 not in batch.stamps
+            if self._wants_parse or not dated:
+                feed.parser.parse(batch)
+                if not dated:
+                    self._stamp(batch)
+            for name, transform in self._transforms.items():
+                before = len(batch)
+                batch = transform.apply(batch)
+                if len(batch) < before:
+                    self._metrics.filtered(name, before - len(batch))
+        parts = self._router.split(batch)
+        for delivery in self._targets:
+            self._put(delivery, parts.get(delivery.name), batch)
+
+    def _stamp(self, batch: Batch) -> None:
+        """Give undated lines of a plain file the time they were first read, the same on every replay."""
+        span = batch.span
+        if span is not None and 0 in batch.times:
+            anchors = self._ledger.anchors(span.file)
+            undated = [i for i, time_ns in enumerate(batch.times) if not time_ns]
+            times = list(batch.times)
+            for i in undated:
+                times[i] = _anchored(anchors, batch.offsets[i])
+            missing = [i for i in undated if not times[i]]
+            if missing:
+                now = self._clock.time_ns() // 1_000_000 * 1_000_000
+                self._ledger.anchor(span.file, batch.offsets[missing[0]], span.end, now)
+                for i in missing:
+                    times[i] = now
+            for i in undated:
+                # Distinct and in order within the millisecond, by position.
+                times[i] += ((batch.offsets[i] >> 6) % 1000) * 1000 + (batch.offsets[i] & 63) * 15
+            batch.times = times
+        batch.stamps = batch.times
+
+    def _put(self, delivery: Delivery, part: Batch | None, whole: Batch) -> None:
+        span = whole.span
+        if span is not None:
+            begin = self._ledger.offset(span.file, delivery.name)
+            if span.end <= begin and span.end > span.start:
+                return
+            if part is not None and begin > span.start:
+                part = part.select([i for i, offset in enumerate(part.offsets) if offset >= begin])
+        if part is None or not len(part):
+            if span is not None:
+                self._ledger.done(delivery.name, [span])
+            return
+        try:
+            delivery.buffer.put(part, safe=part.at_risk and not delivery.healthy)
+        except OSError as error:
+            log.error("cannot spill; reading waits", sink=delivery.name, error=str(error))
+            self._health.report("state", "retrying", f"cannot spill for {delivery.name}: {error}")
+            self._unput.append((delivery, part))
+
+    def _put_again(self) -> None:
+        while self._unput:
+            delivery, part = self._unput[0]
+            try:
+                delivery.buffer.put(part)
+            except OSError:
+                return
+            self._unput.pop(0)
+            if not self._unput:
+                self._health.report("state", "ok")
+
+    def _rescue(self) -> None:
+        """Read what exists only through our descriptors into the buffers (step 2 of stopping)."""
+        for feed in self._feeds:
+            if feed.opened:
+                for batch in feed.source.rescue(self._accept_last):
+                    self._process(feed, batch)
+
+    def _is_done(self) -> bool:
+        if self._unput:
+            return False
+        if any(not feed.opened or not feed.source.exhausted() for feed in self._feeds):
+            return self._given_up()
+        return all(delivery.buffer.empty() for delivery in self._deliveries.values()) or self._given_up()
+
+    def _given_up(self) -> bool:
+        """For ``--once``: every sink that still has something pending has failed for too long."""
+        now = self._clock.monotonic()
+        pending = [d for d in self._deliveries.values() if not d.buffer.empty()] + [
+            d for d in self._targets if not d.healthy
+        ]
+        return bool(pending) and all(
+            d.failing_since is not None and now - d.failing_since > ONCE_PATIENCE for d in pending
+        )
+
+    def leftovers(self) -> int:
+        """Count what is not delivered: pending batches, dead letters of this run, unread or unopened sources."""
+        return (
+            len(self._unput)
+            + sum(not delivery.buffer.empty() for delivery in self._deliveries.values())
+            + sum(delivery.dead_lettered for delivery in self._deliveries.values())
+            + sum(not feed.opened or not feed.source.exhausted() for feed in self._feeds)
+        )
+
+    # The keeper thread
+
+    def _keep(self) -> None:
+        while not self._clock.wait(self._kept, SAVE_INTERVAL):
+            self.save()
+
+    def save(self) -> None:
+        """Save the checkpoint and refresh the gauges."""
+        try:
+            self._ledger.save()
+        except sqlite3.Error as error:
+            log.error("positions cannot be saved; delivery goes on", error=str(error))
+            self._health.report("state", "retrying", f"positions cannot be saved: {error}")
+        else:
+            if self._health.state("state") == "retrying" and not self._unput:
+                self._health.report("state", "ok")
+        for delivery in self._deliveries.values():
+            buffer = delivery.buffer
+            self._metrics.set_spool(delivery.name, buffer.spill_bytes, buffer.spill_limit)
+            self._metrics.set_buffer(delivery.name, buffer.memory_bytes, buffer.waiting_seconds())
+        open_files = unreadable = 0
+        for feed in self._feeds:
+            if feed.opened:
+                counts = feed.source.counts()
+                open_files, unreadable = open_files + counts[0], unreadable + counts[1]
+        self._metrics.set_files(open=open_files, unreadable=unreadable)
+        self._refresh_lags()
+
+    def _refresh_lags(self) -> None:
+        now = self._clock.monotonic()
+        lags = dict(self._ledger.lags())
+        for path in self._behind.keys() - lags.keys():
+            self._metrics.forget_lag(path)
+        # A file's lag in seconds is the time since it was last caught up.
+        self._behind = {path: (self._behind.get(path, now) if lag else now) for path, lag in lags.items()}
+        for path, lag in lags.items():
+            self._metrics.set_lag(path, lag, now - self._behind[path])
+
+    # Stopping
+
+    def stop(self, seconds: float, *, now: Callable[[], bool] = lambda: False) -> None:
+        """Stop in the order the module states, within ``seconds``; ``now`` tells that a second signal came."""
+        deadline = self._clock.monotonic() + seconds
+        self._stopping.set()
+        self._wake.set()
+        self._join(self._reader, deadline, now)
+        for delivery in self._deliveries.values():
+            delivery.drain()
+        while (
+            not now()
+            and self._clock.monotonic() < deadline
+            and any(not d.buffer.empty() and d.healthy for d in self._deliveries.values())
+        ):
+            self._clock.wait(threading.Event(), 0.05)
+        for delivery in self._deliveries.values():
+            delivery.stop()
+        for delivery in self._deliveries.values():
+            while not delivery.join(0.1) and not now() and self._clock.monotonic() < deadline:
+                pass
+        for delivery in self._deliveries.values():
+            try:
+                delivery.buffer.spill_all()
+            except OSError as error:
+                log.error("cannot spill at the end; lines wait in their files", sink=delivery.name, error=str(error))
+            delivery.buffer.close()
+        for feed in self._feeds:
+            if feed.opened and not self._reader.is_alive():
+                feed.source.close()
+        self._kept.set()
+        self._keeper.join(5.0)
+        self._ledger.close()
+
+    def _join(self, thread: threading.Thread, deadline: float, now: Callable[[], bool]) -> None:
+        while thread.is_alive() and not now() and self._clock.monotonic() < deadline:
+            thread.join(0.1)
+
+
+def _anchored(anchors: list[tuple[int, int, int]], offset: int) -> int:
+    return next((time_ns for start, end, time_ns in anchors if start <= offset < end), 0)
+
+
+def _spill_directory(state_dir: Path, sink: str) -> Path:
+    return state_dir / "spill" / sink
+
+
+def pending_spills(state_dir: Path) -> Iterator[str]:
+    """Give the names of sinks that have undelivered spill on disk."""
+    root = state_dir / "spill"
+    if root.is_dir():
+        for directory in sorted(root.iterdir()):
+            if any(directory.glob("*.seg")):
+                yield directory.name
