@@ -10,9 +10,9 @@
 
 Meaning, the same on every backend: text is a case-sensitive substring of the message; a field matches exactly and
 case-sensitively; levels are normalised and ordered; a field that is missing or empty never matches, so the
-negation of it does, and ``field:""`` asks for just that; numeric comparisons ignore what is not a number. Attributes are compared as the text JSON
-would give them (``true``, ``200``), nested ones by their dotted path; names that a record lacks are looked up in
-its resource (``container.id``).
+negation of it does, and ``field:""`` asks for just that; numeric comparisons ignore what is not a number.
+Attributes are compared as the text JSON would give them (``true``, ``200``), nested ones by their dotted path;
+names that a record lacks are looked up in its resource (``container.id``).
 """
 
 from __future__ import annotations
@@ -103,6 +103,12 @@ def compile_condition(text: str) -> Condition:
     Raises ConfigError with one text that names the column (counted from 1) and what to write instead.
     """
     return _Parser(text).parse()
+
+
+def compile_all(texts: Sequence[str]) -> Condition:
+    """Compile several conditions that must all hold. Columns in errors count from each text's own start."""
+    nodes = [node for node in (_Parser(text).parse() for text in texts) if not isinstance(node, _All)]
+    return nodes[0] if len(nodes) == 1 else _And(nodes) if nodes else _All()
 
 
 # Nodes. `among` narrows rows of a batch; every other way of matching is built on the same test.
@@ -311,7 +317,7 @@ class _Parser:
         self._at = 0
         self._depth = 0
 
-    def parse(self) -> Condition:
+    def parse(self) -> _Node:
         self._space()
         if self._at == len(self._text):
             return _All()

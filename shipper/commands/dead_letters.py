@@ -1,0 +1,216 @@
+"""``shipper dead-letters``: what a sink refused for good, and sending it again once the cause is gone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from shipper.errors import ConfigError, PartialError, PermanentError, RetryableError, SinkError
+
+if TYPE_CHECKING:
+    from shipper.config import Config
+    from shipper.deadletter import DeadLetters
+    from shipper.record import Batch
+    from shipper.sink import Sink
+
+_config = click.option(
+    "-c",
+    "--config",
+    "path",
+    envvar="SHIPPER_CONFIG",
+    default="/etc/shipper/shipper.yaml",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The configuration that names the sinks and the state directory.",
+)
+_sink = click.option("--sink", metavar="NAME", help="Only this sink.")
+
+
+@click.group()
+def command() -> None:
+    r"""List, show or send again what a sink refused.
+
+    A record that a healthy backend would refuse again is written to a file under the state directory, with the
+    reason, and never blocks the others.
+
+    \b
+    Examples:
+      shipper dead-letters ls
+      shipper dead-letters show --sink mysql | jq .reason
+      shipper dead-letters retry --sink mysql
+    """
+
+
+@command.command("ls")
+@_config
+@_sink
+def list_command(*, path: Path, sink: str | None) -> None:
+    """Count the dead letters of every sink, by reason."""
+    any_left = False
+    for name, letters in _letters(_load(path), sink):
+        # Only the counts stay in memory: a file may hold more than fits.
+        reasons: Counter[tuple[str, str]] = Counter()
+        newest = ""
+        for entry in letters.entries():
+            reasons[entry.code, _shape(entry.reason)] += 1
+            newest = max(newest, entry.when)
+        damaged = letters.damaged
+        if not reasons and not damaged:
+            continue
+        any_left = True
+        click.echo(f"{name}: {reasons.total()} records, newest {newest or 'unknown'}, {letters.path}")
+        for (code, reason), count in reasons.most_common(20):
+            click.echo(f"  {count:>8}  {f'[{code}] ' if code else ''}{reason}")
+        if damaged:
+            click.echo(f"  {damaged:>8}  unreadable lines, left as they are")
+    if not any_left:
+        click.echo("no dead letters")
+
+
+@command.command("show")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@_config
+@_sink
+@click.option("-n", "--limit", type=click.IntRange(min=1), help="How many at most, per sink.")
+def show_command(*, ids: tuple[str, ...], path: Path, sink: str | None, limit: int | None) -> int:
+    """Print dead letters as JSON lines: all, or those with an ID. Exit 1 when there is none."""
+    import json
+
+    import msgspec
+
+    found = 0
+    wanted = set(ids)
+    for _, letters in _letters(_load(path), sink):
+        shown = 0
+        for entry in letters.entries():
+            if (wanted and entry.id not in wanted) or (limit is not None and shown >= limit):
+                continue
+            click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=True))
+            shown += 1
+        found += shown
+    return 0 if found else 1
+
+
+@command.command("retry")
+@_config
+@_sink
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+def retry_command(*, path: Path, sink: str | None, quiet: bool) -> int:
+    """Send dead letters again. What is refused again stays, with the new reason. Exit 3 if some are left."""
+    from shipper import registry
+
+    config = _load(path)
+    left = 0
+    trouble: SinkError | None = None
+    for name, letters in _letters(config, sink):
+        if not letters.count:
+            continue
+        section = config.sinks[name]
+        target = registry.sink(section.type)(section)
+        attempt = _Retry(target, letters)
+        started = time.monotonic()
+        try:
+            attempt.run()
+        except RetryableError as error:
+            trouble = error
+        finally:
+            target.close()
+        remaining = letters.count
+        left += remaining
+        if not quiet:
+            seconds = time.monotonic() - started
+            click.echo(
+                f"{name}: {attempt.taken} taken, {attempt.refused} refused again, {remaining} left, {seconds:.2f} s"
+            )
+        for reason, count in attempt.reasons.most_common(5):
+            click.echo(f"  {count:>8}  {reason}", err=True)
+    if trouble is not None:
+        raise trouble
+    return 3 if left else 0
+
+
+class _Retry:
+    """One attempt to send all dead letters of a sink. Counts what became of them."""
+
+    def __init__(self, sink: Sink, letters: DeadLetters) -> None:
+        self._sink = sink
+        self._letters = letters
+        self.taken = 0
+        self.refused = 0
+        self.reasons: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Send batch by batch and note each before the next, so that an interruption loses no result.
+
+        Raises RetryableError when the backend is away or the operator must act; what was not sent stays.
+        """
+        self._sink.open()
+        for batch in self._letters.batches(records=self._sink.limits.records):
+            taken: set[str] = set()
+            failed: dict[str, SinkError] = {}
+            try:
+                self._write(batch, taken, failed)
+            finally:
+                self._letters.settle(taken, failed)
+                self.taken += len(taken)
+                self.refused += len(failed)
+                self.reasons.update(_shape(str(error)) for error in failed.values())
+
+    def _write(self, batch: Batch, taken: set[str], failed: dict[str, SinkError]) -> None:
+        try:
+            self._sink.write(batch)
+        except PartialError as error:
+            waits = [cause for cause in error.failed.values() if isinstance(cause, RetryableError)]
+            for row, identity in enumerate(batch.ids):
+                cause = error.failed.get(row)
+                if cause is None:
+                    taken.add(identity)
+                elif not isinstance(cause, RetryableError):
+                    failed[identity] = cause
+            if waits:
+                raise waits[0] from error
+        except (PermanentError, TypeError, ValueError, KeyError) as error:
+            if len(batch) == 1:
+                failed[batch.ids[0]] = (
+                    error
+                    if isinstance(error, SinkError)
+                    else PermanentError(f"{type(error).__name__}: {error}", code=type(error).__name__)
+                )
+                return
+            middle = len(batch) // 2
+            self._sink.open()
+            self._write(batch.select(range(middle)), taken, failed)
+            self._write(batch.select(range(middle, len(batch))), taken, failed)
+        else:
+            taken.update(batch.ids)
+
+
+def _load(path: Path) -> Config:
+    from shipper.loader import load
+
+    return load(path, os.environ)
+
+
+def _letters(config: Config, name: str | None) -> Iterator[tuple[str, DeadLetters]]:
+    from shipper.deadletter import DeadLetters
+
+    if name is not None and name not in config.sinks:
+        from shipper.registry import suggestion
+
+        raise ConfigError(f"there is no sink '{name}'; {suggestion(name, list(config.sinks), noun='sinks')}")
+    for sink in config.sinks if name is None else [name]:
+        yield sink, DeadLetters(config.state_dir / "dead-letter" / f"{sink}.jsonl")
+
+
+def _shape(reason: str) -> str:
+    """Shorten a reason to one line of what is the same for many records."""
+    from shipper.display import visible
+
+    first = visible(reason).partition("\n")[0]
+    return first if len(first) <= 160 else first[:159] + "…"
