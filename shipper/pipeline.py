@@ -15,7 +15,7 @@ Order of stopping, and why:
 
 from __future__ import annotations
 
-import platform
+import os
 import sqlite3
 import threading
 from typing import TYPE_CHECKING
@@ -52,6 +52,8 @@ log = get_logger("pipeline")
 
 #: Seconds between saves of the checkpoint: the most that is delivered again after a kill.
 SAVE_INTERVAL = 1.0
+#: Seconds without an ack after which a full buffer no longer counts as merely busy.
+STUCK = 2.0
 #: Seconds a sink may fail before ``--once`` gives up on it.
 ONCE_PATIENCE = 10.0
 
@@ -216,7 +218,7 @@ class Pipeline:
             positions=self._ledger,
             clock=self._clock,
             wake=self._wake.set,
-            host=platform.node(),
+            host=os.uname().nodename,
             once=self._once,
             own_paths=own_log_paths(),
         )
@@ -241,8 +243,9 @@ class Pipeline:
         full = [delivery for delivery in self._targets if not delivery.buffer.room()]
         if not full:
             return True
+        stuck = any(not delivery.healthy or delivery.buffer.waiting_seconds() > STUCK for delivery in full)
         starving = any(delivery.healthy and delivery.buffer.empty() for delivery in self._targets)
-        return (at_risk or starving) and all(delivery.buffer.can_spill() for delivery in full)
+        return ((at_risk and stuck) or starving) and all(delivery.buffer.can_spill() for delivery in full)
 
     def _accept_last(self, _at_risk: bool) -> bool:
         return not self._unput and all(delivery.buffer.can_spill() for delivery in self._targets)

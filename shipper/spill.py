@@ -27,7 +27,6 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import zstandard
 
 from shipper.logs import get_logger
 from shipper.record import Batch, Resource
@@ -57,6 +56,7 @@ class _Frame(msgspec.Struct, array_like=True):
     messages: list[str] | None
     attributes: bytes | None  # JSON, because msgpack has no integers beyond 64 bits
     size: int
+    marks: dict[int, dict[str, Any]] | None
 
 
 class _Segment(msgspec.Struct):
@@ -289,11 +289,16 @@ def _encode(batch: Batch) -> bytes:
         messages=batch.messages,
         attributes=None if batch.attributes is None else msgspec.json.encode(batch.attributes),
         size=batch.size,
+        marks=batch.marks,
     )
+    import zstandard  # noqa: PLC0415 - a healthy daemon never spills and need not pay for it
+
     return zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(frame))
 
 
 def _decode(payload: bytes) -> Batch:
+    import zstandard  # noqa: PLC0415 - see _encode
+
     frame = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(payload), type=_Frame)
     table = [Resource(source, attributes) for source, attributes in frame.resources]
     return Batch(
@@ -309,4 +314,5 @@ def _decode(payload: bytes) -> Batch:
         if frame.attributes is None
         else msgspec.json.decode(frame.attributes, type=list[dict[str, Any]]),
         size=frame.size,
+        marks=frame.marks,
     )

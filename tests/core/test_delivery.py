@@ -1,0 +1,303 @@
+"""The delivery loop: what becomes of every kind of failure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shipper.buffer import Buffer
+from shipper.checkpoint import Checkpoint
+from shipper.clock import SystemClock
+from shipper.deadletter import DeadLetters
+from shipper.delivery import Delivery
+from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
+from shipper.fs import FileSystem
+from shipper.health import Health
+from shipper.ledger import Ledger
+from shipper.metrics import Metrics
+from shipper.record import Batch, Resource, Span
+from shipper.sink import Limits, Sink
+from shipper.source import FileState
+from shipper.spill import Cursor, Spill
+
+RESOURCE = Resource("docker", {})
+
+
+class InstantClock(SystemClock):
+    """Waits take no time; they are noted."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    def wait(self, event: object, seconds: float) -> bool:
+        self.waits.append(seconds)
+        return event.is_set()  # type: ignore[attr-defined, no-any-return]
+
+
+class ListSink(Sink):
+    """Keeps what it takes; ``fault`` may raise for a batch before anything of it is kept."""
+
+    limits = Limits(records=1000)
+
+    def __init__(self, fault: Callable[[Batch, int], None] = lambda batch, call: None) -> None:
+        self.fault = fault
+        self.taken: list[str] = []
+        self.calls = 0
+        self.opened = 0
+        self.closed = 0
+
+    def open(self) -> None:
+        self.opened += 1
+
+    def write(self, batch: Batch) -> None:
+        self.calls += 1
+        try:
+            self.fault(batch, self.calls)
+        except PartialError as error:
+            self.taken += [raw for i, raw in enumerate(batch.raws) if i not in error.failed]
+            raise
+        self.taken += batch.raws
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Rig:
+    def __init__(self, tmp_path: Path, sink: Sink) -> None:
+        self.clock = InstantClock()
+        self.metrics, self.health = Metrics(), Health()
+        self.ledger = Ledger(Checkpoint(tmp_path), ["s"], self.clock)
+        state = FileState(key=0, source="x", path="/x", device=1, inode=1, uid="u", head=0, head_size=0)
+        self.file = self.ledger.add(state).key
+        spill = Spill(
+            tmp_path / "spill", limit=1 << 20, fs=FileSystem(), cursor=Cursor(0, 0), on_lost=self.metrics.dropped
+        )
+        self.buffer = Buffer(
+            spill,
+            clock=self.clock,
+            max_memory=1 << 20,
+            drop_oldest=False,
+            on_safe=lambda spans: self.ledger.done("s", spans),
+            on_cursor=lambda cursor: self.ledger.spill_cursor("s", cursor.segment, cursor.offset),
+            on_dropped=lambda n: None,
+        )
+        self.dead_letters = DeadLetters(tmp_path / "s.jsonl")
+        self.delivery = Delivery(
+            "s",
+            sink,
+            self.buffer,
+            ledger=self.ledger,
+            dead_letters=self.dead_letters,
+            clock=self.clock,
+            metrics=self.metrics,
+            health=self.health,
+            rng=random.Random(1),
+        )
+
+    def put(self, *raws: str) -> None:
+        count = len(raws)
+        self.buffer.put(
+            Batch(
+                times=[1] * count,
+                stamps=[1] * count,
+                hashes=list(range(count)),
+                raws=list(raws),
+                resources=[RESOURCE] * count,
+                offsets=list(range(count)),
+                severities=[9] * count,
+                messages=list(raws),
+                attributes=[{} for _ in raws],
+                span=Span(self.file, 0, 100, 7),
+                size=100,
+            )
+        )
+
+    def run(self) -> None:
+        """Deliver everything, then end."""
+        self.delivery.start()
+        self.delivery.drain()
+        assert self.delivery.join(20)
+        self.buffer.close()
+
+    def dead(self) -> list[tuple[str, str, str]]:
+        return [(entry.raw, entry.reason, entry.code) for entry in self.dead_letters.entries()]
+
+
+def fail_times(error: SinkError, times: int) -> Callable[[Batch, int], None]:
+    def fault(batch: Batch, call: int) -> None:
+        if call <= times:
+            raise error
+
+    return fault
+
+
+def refuse(*poison: str, error: type[Exception] = PermanentError) -> Callable[[Batch, int], None]:
+    def fault(batch: Batch, call: int) -> None:
+        if set(batch.raws) & set(poison):
+            raise error("value too long")
+
+    return fault
+
+
+def test_delivered_batch_is_acked_and_accounted_for(tmp_path: Path) -> None:
+    sink = ListSink()
+    rig = Rig(tmp_path, sink)
+    rig.put("a", "b")
+    rig.run()
+    assert sink.taken == ["a", "b"]
+    assert rig.ledger.safe(rig.file) == 100
+    assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 2
+    assert (sink.opened, sink.closed) == (1, 1)
+    rig.ledger.close()
+
+
+def test_retryable_failure_is_retried_without_limit_and_reopened_each_time(tmp_path: Path) -> None:
+    sink = ListSink(fail_times(RetryableError("busy", code="1040"), 50))
+    rig = Rig(tmp_path, sink)
+    rig.put("a")
+    rig.run()
+    assert sink.taken == ["a"]
+    assert sink.calls == 51
+    assert sink.opened == 51
+    assert rig.dead() == []
+    assert rig.metrics.value("shipper_sink_retries_total", sink="s", code="1040") == 50
+    assert rig.health.state("sink:s") == "ok"
+    assert all(wait <= 30 for wait in rig.clock.waits)
+    rig.ledger.close()
+
+
+def test_retry_after_of_the_backend_wins_over_the_back_off(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ListSink(fail_times(RetryableError("slow down", retry_after=17.0), 1)))
+    rig.put("a")
+    rig.run()
+    assert rig.clock.waits == [17.0]
+    rig.ledger.close()
+
+
+def test_parked_sink_keeps_everything_and_says_so(tmp_path: Path) -> None:
+    states: list[object] = []
+    rig: Rig
+
+    def fault(batch: Batch, call: int) -> None:
+        states.append(rig.health.state("sink:s"))
+        if call <= 3:
+            raise ParkedError("access denied; correct the password", code="1045")
+
+    sink = ListSink(fault)
+    rig = Rig(tmp_path, sink)
+    rig.put("a")
+    rig.run()
+    assert states[1:] == ["parked"] * 3
+    assert sink.taken == ["a"]
+    assert rig.dead() == []
+    rig.ledger.close()
+
+
+def test_one_poison_record_in_a_thousand_is_dead_lettered_alone_with_its_reason(tmp_path: Path) -> None:
+    sink = ListSink(refuse("line 617"))
+    rig = Rig(tmp_path, sink)
+    rig.put(*[f"line {i}" for i in range(1000)])
+    rig.run()
+    assert rig.dead() == [("line 617", "value too long", "")]
+    assert sorted(sink.taken) == sorted(f"line {i}" for i in range(1000) if i != 617)
+    assert sink.calls <= 25, "a bisection, not a loop over the records"
+    assert rig.ledger.safe(rig.file) == 100
+    assert rig.metrics.value("shipper_dead_letter_total", sink="s") == 1
+    rig.ledger.close()
+
+
+@pytest.mark.parametrize("bug", [TypeError, KeyError, ValueError])
+def test_record_that_trips_the_sinks_own_code_is_dead_lettered_too(tmp_path: Path, bug: type[Exception]) -> None:
+    rig = Rig(tmp_path, ListSink(refuse("b", error=bug)))
+    rig.put("a", "b", "c")
+    rig.run()
+    ((raw, reason, code),) = rig.dead()
+    assert (raw, code) == ("b", "bug")
+    assert reason.startswith(bug.__name__)
+    rig.ledger.close()
+
+
+def test_partial_failure_retries_and_buries_by_index(tmp_path: Path) -> None:
+    def fault(batch: Batch, call: int) -> None:
+        if call == 1:
+            raise PartialError({1: PermanentError("bad", code="400"), 2: RetryableError("busy", code="429")})
+
+    sink = ListSink(fault)
+    rig = Rig(tmp_path, sink)
+    rig.put("a", "b", "c", "d")
+    rig.run()
+    assert sink.taken == ["a", "d", "c"]
+    assert rig.dead() == [("b", "bad", "400")]
+    rig.ledger.close()
+
+
+def test_sink_that_refuses_everything_is_held_at_fault_and_nothing_is_buried(tmp_path: Path) -> None:
+    rig: Rig
+
+    def fault(batch: Batch, call: int) -> None:
+        if len(rig.clock.waits) < 3:
+            raise PermanentError("no")
+
+    sink = ListSink(fault)
+    rig = Rig(tmp_path, sink)
+    lines = [f"line {i}" for i in range(64)]
+    rig.put(*lines)
+    rig.run()
+    assert sorted(set(sink.taken)) == sorted(lines)
+    assert rig.dead() == []
+    assert rig.metrics.value("shipper_dead_letter_total", sink="s") == 0
+    rig.ledger.close()
+
+
+def test_batch_waits_when_the_dead_letters_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(tmp_path, ListSink(refuse("b")))
+    append = rig.dead_letters.append
+    failures = [StateError("disk full"), StateError("disk full")]
+
+    def failing(*args: object) -> None:
+        if failures:
+            raise failures.pop()
+        append(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.dead_letters, "append", failing)
+    rig.put("a", "b")
+    rig.run()
+    assert failures == []
+    assert [raw for raw, _, _ in rig.dead()] == ["b"]
+    rig.ledger.close()
+
+
+def test_unknown_exception_is_retried_never_dropped(tmp_path: Path) -> None:
+    def fault(batch: Batch, call: int) -> None:
+        if call == 1:
+            raise OSError("weird")
+
+    sink = ListSink(fault)
+    rig = Rig(tmp_path, sink)
+    rig.put("a")
+    rig.run()
+    assert sink.taken == ["a"]
+    assert rig.dead() == []
+    rig.ledger.close()
+
+
+def test_stop_while_the_sink_is_down_leaves_the_batch_unacked_and_safe_on_disk(tmp_path: Path) -> None:
+    rig: Rig
+
+    def fault(batch: Batch, call: int) -> None:
+        if call == 5:
+            rig.delivery.stop()
+        raise RetryableError("down")
+
+    rig = Rig(tmp_path, ListSink(fault))
+    rig.put("a")
+    rig.delivery.start()
+    assert rig.delivery.join(20)
+    assert not rig.buffer.empty()
+    assert rig.buffer.spill_bytes > 0
+    assert rig.ledger.safe(rig.file) == 100
+    rig.buffer.close()
+    rig.ledger.close()
