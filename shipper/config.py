@@ -12,6 +12,8 @@ from shipper.sink import SinkConfig
 from shipper.source import SourceConfig
 from shipper.transform import TransformConfig
 
+_MAX_PORT = 65_535
+
 
 class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One route: records that match go to these sinks instead of ``active``."""
@@ -29,7 +31,19 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """The daemon's own HTTP server: /metrics, /healthz, /readyz."""
 
     enabled: Annotated[bool, Meta(description="Whether to listen at all.")] = True
-    listen: Annotated[str, Meta(description="Address and port; port 0 takes any free one.")] = "127.0.0.1:8687"
+    listen: Annotated[
+        str, Meta(description="Address and port; port 0 takes any free one.", pattern=r"^\S*:[0-9]{1,5}$")
+    ] = "127.0.0.1:8687"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host (without the brackets of IPv6) and port of ``listen``; an empty host means every address."""
+        host, _, port = self.listen.rpartition(":")
+        return host.removeprefix("[").removesuffix("]"), int(port)
+
+    def __post_init__(self) -> None:
+        if self.address[1] > _MAX_PORT:
+            raise ValueError(f"listen: there is no port {self.address[1]}; the highest is {_MAX_PORT}")
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -51,13 +65,39 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     seconds that SIGTERM leaves for draining.
     """
 
-    sources: dict[str, SourceConfig]
-    sinks: dict[str, SinkConfig]
-    active: tuple[str, ...]
-    routes: tuple[RouteConfig, ...] = ()
-    transforms: dict[str, TransformConfig] = {}
-    state_dir: Path = Path("/var/lib/shipper")
-    http: HttpConfig = HttpConfig()
-    log: LogConfig = LogConfig()
-    shutdown_timeout: float = 30.0
+    sources: Annotated[
+        dict[str, SourceConfig], Meta(description="Where lines come from: a name of your choice to a section each.")
+    ]
+    sinks: Annotated[
+        dict[str, SinkConfig], Meta(description="Where records may go: a name of your choice to a section each.")
+    ]
+    active: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="The sink, or the list of sinks, that gets every record no route matches."
+            " May be left out when there is one sink."
+        ),
+    ]
+    routes: Annotated[
+        tuple[RouteConfig, ...],
+        Meta(description="Finer than active: every route that matches a record adds its sinks."),
+    ] = ()
+    transforms: Annotated[
+        dict[str, TransformConfig],
+        Meta(description="What happens to records before routing, in the order of the file."),
+    ] = {}
+    state_dir: Annotated[
+        Path,
+        Meta(
+            description="Where positions, spilled batches and dead letters live. Left out: $STATE_DIRECTORY, which"
+            " systemd sets, or else /var/lib/shipper."
+        ),
+    ] = Path("/var/lib/shipper")
+    http: Annotated[HttpConfig, Meta(description="The daemon's own HTTP server: /metrics, /healthz, /readyz.")] = (
+        HttpConfig()
+    )
+    log: Annotated[LogConfig, Meta(description="The daemon's own log, on standard error.")] = LogConfig()
+    shutdown_timeout: Annotated[
+        float, Meta(description="What SIGTERM leaves for draining, such as 30s.", extra={"unit": "duration"})
+    ] = 30.0
     path: Path | None = None

@@ -1,7 +1,8 @@
 """Loads the configuration: YAML to checked, typed sections, with every problem of the file told at once.
 
 Relative paths in the file are relative to the directory of the file, so that a daemon started anywhere and a
-``shipper check`` in a terminal mean the same files. Root keys beginning with ``x-`` are free, for YAML anchors.
+``shipper check`` in a terminal mean the same files. Secret files must be there for the sinks in use only, so that the
+sinks of a later phase can stand in the file already. Root keys beginning with ``x-`` are free, for YAML anchors.
 """
 
 from __future__ import annotations
@@ -158,7 +159,9 @@ class _Loading:
         if made is None:
             return None
         made = self._anchored(made, section)
-        self._secret_files(made, section, where)
+        kind, _, name = where.partition(".")
+        if kind != "sinks" or name in self._used():
+            self._secret_files(made, section, where)
         if where.startswith("transforms."):
             try:
                 cls(made)
@@ -189,6 +192,17 @@ class _Loading:
         if not text or text in {"-", ":memory:"} or text.startswith(("/", "{")):
             return value
         return type(value)(os.path.normpath(self._base / text)) if isinstance(value, str | Path) else value
+
+    def _used(self) -> set[str]:
+        """Give the names of the sinks that get records; the others may lack their secrets until their day comes."""
+        active, routes = self._child("active"), self._child("routes")
+        nodes = [] if active is None else [active]
+        if routes is not None and isinstance(routes.value, list):
+            nodes += [item.value["to"] for item in routes.value if isinstance(item.value, dict) and "to" in item.value]
+        if active is None:
+            return set(self._root.value["sinks"].value)
+        items = [item for node in nodes for item in (node.value if isinstance(node.value, list) else [node])]
+        return {item.value for item in items if isinstance(item.value, str)}
 
     def _secret_files(self, made: Any, section: Node, where: str) -> None:
         for field in msgspec.structs.fields(made):

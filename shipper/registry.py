@@ -78,10 +78,12 @@ def list_transforms() -> list[str]:
     return names(TRANSFORMS)
 
 
-def names(kind: Kind) -> list[str]:
-    """Give the names of all types of a kind, sorted, without importing them."""
+def names(kind: Kind, *, plugins: bool = True) -> list[str]:
+    """Give the names of all types of a kind, sorted, without importing them; ``plugins`` adds entry points."""
     package = importlib.import_module(kind.package)
     built_in = {module.name for module in pkgutil.iter_modules(package.__path__) if _NAME.fullmatch(module.name)}
+    if not plugins:
+        return sorted(built_in)
     return sorted(built_in | {point.name for point in _entry_points(kind) if _NAME.fullmatch(point.name)})
 
 
