@@ -160,7 +160,7 @@ class Buffer:
             if not self._disk:
                 total = count = 0
                 for batch in self._memory:
-                    if taken and (count + len(batch) > records or total + batch.size > size):
+                    if taken and not _fits(batch, taken, count=records - count, size=size - total):
                         break
                     taken.append(batch)
                     count += len(batch)
@@ -180,7 +180,7 @@ class Buffer:
             if found is None:
                 break
             batch, after = found
-            if taken and (count + len(batch) > records or total + batch.size > size):
+            if taken and not _fits(batch, taken, count=records - count, size=size - total):
                 break
             taken.append(batch)
             cursors.append(after)
@@ -235,3 +235,8 @@ class Buffer:
         """Close the spill's files."""
         with self._condition:
             self._spill.close()
+
+
+def _fits(batch: Batch, taken: list[Batch], *, count: int, size: int) -> bool:
+    # A spill from before a change of configuration may hold batches that were not parsed.
+    return len(batch) <= count and batch.size <= size and batch.parsed == taken[0].parsed

@@ -52,7 +52,7 @@ class Daemon:
         """Run; give the exit code. Raises ConfigError or StateError when it cannot begin."""
         # Batches are large, acyclic and short-lived: frequent collections would only walk them.
         gc.set_threshold(100_000, 50, 100)
-        parts = Parts(self._config)
+        parts = Parts.build(self._config)
         self._install_signals()
         if self._config.http.enabled and not self._once:
             from shipper.http import HttpServer  # noqa: PLC0415 - only who listens pays for it
@@ -105,7 +105,7 @@ class Daemon:
             log.warning("nothing to reload: this configuration did not come from a file")
             return pipeline
         try:
-            parts = Parts(load(path, os.environ))
+            parts = Parts.build(load(path, os.environ))
             if parts.config.state_dir != self._config.state_dir:
                 raise ConfigError("state_dir cannot change while running; restart the daemon to move the state")  # noqa: TRY301 - one way to refuse
         except ConfigError as error:
@@ -120,7 +120,7 @@ class Daemon:
             started = self._start(parts)
         except ShipperError as error:
             self._refused(error)
-            return self._start(Parts(old))
+            return self._start(Parts.build(old))
         self._metrics.reloaded("ok")
         self._health.report("config", "ok")
         return started

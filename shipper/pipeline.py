@@ -18,11 +18,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from shipper import registry
 from shipper.buffer import Buffer
 from shipper.checkpoint import Checkpoint
+from shipper.config import Config
 from shipper.deadletter import DeadLetters
 from shipper.delivery import Delivery
 from shipper.errors import SourceError
@@ -31,22 +35,19 @@ from shipper.ledger import Ledger
 from shipper.logs import get_logger, own_log_paths
 from shipper.parse import Parser
 from shipper.router import Router
-from shipper.source import SourceContext
+from shipper.sink import Sink, SinkConfig
+from shipper.source import Source, SourceContext
 from shipper.spill import Cursor, Spill
+from shipper.transform import Transform
 from shipper.units import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from shipper.clock import Clock
-    from shipper.config import Config
     from shipper.health import Health
     from shipper.metrics import Metrics
     from shipper.record import Batch
-    from shipper.sink import Sink, SinkConfig
-    from shipper.source import Source
-    from shipper.transform import Transform
 
 log = get_logger("pipeline")
 
@@ -58,33 +59,40 @@ STUCK = 2.0
 ONCE_PATIENCE = 10.0
 
 
-class Parts:
-    """Everything of a configuration that can fail to be built, built: sources, transforms, router, sinks.
+class Parts(msgspec.Struct, frozen=True):
+    """Everything of a configuration, built but not opened: what a reload needs before it may stop the old pipeline.
 
-    Nothing is opened yet, so a reload can build the parts of the new configuration beside the running pipeline.
-    Raises ConfigError.
+    ``draining`` are sinks that no record goes to any more but for which spilled batches wait: they are still
+    delivered.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
-        self.router = Router(config.active, config.routes)
-        self.sources: dict[str, Source] = {
-            name: registry.source(section.type)(section) for name, section in config.sources.items()
-        }
-        self.transforms: dict[str, Transform] = {
-            name: registry.transform(section.type)(section) for name, section in config.transforms.items()
-        }
-        self.sinks: dict[str, Sink] = {name: self._sink(config.sinks[name]) for name in self.router.sinks}
-        # A sink that is no longer used keeps what was spilled for it, and still gets it delivered.
-        self.draining: dict[str, Sink] = {
-            name: self._sink(section)
-            for name, section in config.sinks.items()
-            if name not in self.sinks and any(_spill_directory(config.state_dir, name).glob("*.seg"))
-        }
+    config: Config
+    router: Router
+    sources: dict[str, Source]
+    transforms: dict[str, Transform]
+    sinks: dict[str, Sink]
+    draining: dict[str, Sink]
 
-    @staticmethod
-    def _sink(section: SinkConfig) -> Sink:
-        return registry.sink(section.type)(section)
+    @classmethod
+    def build(cls, config: Config) -> Parts:
+        """Build all parts. Raises ConfigError."""
+        router = Router(config.active, config.routes)
+        return cls(
+            config=config,
+            router=router,
+            sources={name: registry.source(section.type)(section) for name, section in config.sources.items()},
+            transforms={name: registry.transform(section.type)(section) for name, section in config.transforms.items()},
+            sinks={name: _build_sink(config.sinks[name]) for name in router.sinks},
+            draining={
+                name: _build_sink(config.sinks[name])
+                for name in pending_spills(config.state_dir)
+                if name in config.sinks and name not in router.sinks
+            },
+        )
+
+
+def _build_sink(section: SinkConfig) -> Sink:
+    return registry.sink(section.type)(section)
 
 
 class _Feed:
@@ -96,6 +104,7 @@ class _Feed:
         self.parser = Parser(source.parser)
         self.opened = False
         self.retry_at = 0.0
+        self.failing_since: float | None = None
 
 
 class Pipeline:
@@ -116,11 +125,15 @@ class Pipeline:
         if checkpoint.damaged is not None:
             log.error("the state was damaged; it is set aside and files are read again", kept=str(checkpoint.damaged))
             health.report("state", "ok", f"was damaged and set aside as {checkpoint.damaged}")
-        self._ledger = Ledger(checkpoint, parts.router.sinks, clock, on_lost=metrics.lost)
-        self._deliveries = {
-            name: self._delivery(name, sink, config.sinks[name])
-            for name, sink in {**parts.sinks, **parts.draining}.items()
-        }
+        try:
+            self._ledger = Ledger(checkpoint, parts.router.sinks, clock, on_lost=metrics.lost)
+            self._deliveries = {
+                name: self._delivery(name, sink, config.sinks[name])
+                for name, sink in {**parts.sinks, **parts.draining}.items()
+            }
+        except BaseException:
+            checkpoint.close()
+            raise
         self._targets = [self._deliveries[name] for name in parts.router.sinks]
         self._wants_parse = (
             any(sink.wants_parse for sink in parts.sinks.values())
@@ -226,10 +239,11 @@ class Pipeline:
             feed.source.open(context)
         except (OSError, SourceError) as error:
             feed.retry_at = now + 5.0
+            feed.failing_since = feed.failing_since or now
             self._health.report(f"source:{feed.name}", "retrying", str(error))
             log.error("source cannot be opened; it is tried again", source=feed.name, error=str(error))
             return False
-        feed.opened = True
+        feed.opened, feed.failing_since = True, None
         self._health.report(f"source:{feed.name}", "ok")
         return True
 
@@ -328,21 +342,21 @@ class Pipeline:
                     self._process(feed, batch)
 
     def _is_done(self) -> bool:
-        if self._unput:
-            return False
-        if any(not feed.opened or not feed.source.exhausted() for feed in self._feeds):
-            return self._given_up()
-        return all(delivery.buffer.empty() for delivery in self._deliveries.values()) or self._given_up()
+        """For ``--once``: everything is delivered, or all that is not has been failing for too long."""
+        waiting = [feed for feed in self._feeds if not (feed.opened and feed.source.exhausted())]
+        pending = [delivery for delivery in self._deliveries.values() if not delivery.buffer.empty()]
+        if not waiting and not pending and not self._unput:
+            return True
+        failing = [delivery for delivery in self._deliveries.values() if self._hopeless(delivery.failing_since)]
+        if waiting or self._unput:
+            blocked = any(delivery in failing for delivery in self._targets)
+            return all(blocked if feed.opened else self._hopeless(feed.failing_since) for feed in waiting) and all(
+                delivery in failing for delivery in pending
+            )
+        return all(delivery in failing for delivery in pending)
 
-    def _given_up(self) -> bool:
-        """For ``--once``: every sink that still has something pending has failed for too long."""
-        now = self._clock.monotonic()
-        pending = [d for d in self._deliveries.values() if not d.buffer.empty()] + [
-            d for d in self._targets if not d.healthy
-        ]
-        return bool(pending) and all(
-            d.failing_since is not None and now - d.failing_since > ONCE_PATIENCE for d in pending
-        )
+    def _hopeless(self, since: float | None) -> bool:
+        return since is not None and self._clock.monotonic() - since > ONCE_PATIENCE
 
     def leftovers(self) -> int:
         """Count what is not delivered: pending batches, dead letters of this run, unread or unopened sources."""
