@@ -32,19 +32,22 @@ _config = click.option(
 _sink = click.option("--sink", metavar="NAME", help="Only this sink.")
 
 
-@click.group()
+_HELP = """List, show or send again what a sink refused.
+
+A record that a healthy backend would refuse again is written to a file under the state directory, with the reason,
+and never blocks the others.
+
+\b
+Examples:
+  shipper dead-letters ls
+  shipper dead-letters show --sink mysql | jq .reason
+  shipper dead-letters retry --sink mysql
+"""
+
+
+@click.group(help=_HELP)
 def command() -> None:
-    r"""List, show or send again what a sink refused.
-
-    A record that a healthy backend would refuse again is written to a file under the state directory, with the
-    reason, and never blocks the others.
-
-    \b
-    Examples:
-      shipper dead-letters ls
-      shipper dead-letters show --sink mysql | jq .reason
-      shipper dead-letters retry --sink mysql
-    """
+    """Group what can be done with dead letters."""
 
 
 @command.command("ls")
