@@ -409,7 +409,7 @@ def test_switch_of_the_active_sink_gives_the_union_without_overlap(tmp_path: Pat
     switched = Rig(tmp_path, a, b, active=("b",))
     switched.source.lines = lines(150)
     switched.start()
-    assert b.wait(50)
+    assert b.wait(150 - len(a.records))
     switched.stop()
     assert a.messages + b.messages == lines(150)
 
