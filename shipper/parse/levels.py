@@ -27,11 +27,8 @@ _WORDS: Final = {
 WORDS: Final[dict[str, int]] = {word: SEVERITIES[level] for level, words in _WORDS.items() for word in words.split()}
 #: Every spelling met in practice, and the numbers of pino and bunyan: one lookup on the hot path.
 KNOWN: Final[dict[str | int, int]] = {
-    **dict[str | int, int](WORDS),
-    **{word.upper(): number for word, number in WORDS.items()},
-    **{word.capitalize(): number for word, number in WORDS.items()},
-    **{(place + 1) * 10: number for place, number in enumerate(SEVERITIES.values())},
-}
+    spelling: number for word, number in WORDS.items() for spelling in (word, word.upper(), word.capitalize())
+} | {(place + 1) * 10: number for place, number in enumerate(SEVERITIES.values())}
 #: Words that, in capitals at the head of a plain line, are its level and nothing else.
 BARE: Final = frozenset(["TRACE", "DEBUG", "INFO", "WARN", "WARNING", "ERROR", "FATAL", "CRITICAL"])
 

@@ -60,6 +60,8 @@ class Parser:
             self._each(batch, lines, rest)
         else:
             self._each(batch, lines, range(count))
+        for i, mark in (batch.marks or {}).items():
+            attributes[i] = {**attributes[i], **mark}
         batch._ids = None  # noqa: SLF001 - stamps of plain files have changed, and ids with them
 
     def _objects(self, batch: Batch, lines: list[str]) -> list[int]:

@@ -124,15 +124,8 @@ class Clocks:
 
 def _epoch(value: float) -> Moment | None:
     # The unit is told by the size: 1e11 seconds are the year 5138, 1e11 milliseconds 1973.
-    for limit, unit in (  # noqa: B007 - it is used below
-        (1e11, SECOND),
-        (1e14, 1_000_000),
-        (1e17, 1000),
-        (1e20, 1),
-    ):
-        if value < limit:
-            break
-    else:
+    unit = SECOND if value < 1e11 else 1_000_000 if value < 1e14 else 1000 if value < 1e17 else 1
+    if not 0 < value < 1e20:
         return None
     if isinstance(value, int) or value.is_integer():
         ns, unit_us = int(value) * unit, unit // 1000
