@@ -113,7 +113,9 @@ class DeadLetters:
                     _write_all(file, data)
                     os.fsync(file)
                 except OSError:
-                    os.ftruncate(file, size)
+                    # Should this fail too, a torn line stays, which readers skip and the next append ends.
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(file, size)
                     raise
             finally:
                 os.close(file)
