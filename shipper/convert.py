@@ -203,7 +203,7 @@ def _check(value: Any, node: Node, *, kind: Any, where: str, problems: Problems,
             hint = f"; {close}" if close.startswith("did") else ""
         elif str in arms(kind) and isinstance(node.value, int | float):
             hint = "; put it in quotes" if not unit(kind, default) else ""
-        text = f"{where}: expected {expected(kind, MASK if secret else default)}, got {told(node, secret=secret)}{hint}"
+        text = f"{where}: expected {expected(kind, msgspec.NODEFAULT if secret else default)}, got {told(node, secret=secret)}{hint}"
         problems.add("E-CFG-TYPE", node, text)
         return _BAD
     return made
@@ -239,6 +239,9 @@ def _word(arm: Any) -> str:
 def _bounds(kind: Any) -> str:
     found = []
     for meta in metas(kind):
+        if meta.ge is not None and meta.le is not None:
+            found.append(f"from {meta.ge} to {meta.le}")
+            continue
         found += [
             f"{text} {bound}"
             for text, bound in (

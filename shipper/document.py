@@ -116,7 +116,7 @@ def interpolate(text: str, environ: Mapping[str, str]) -> str:
         found = _EXPRESSION.fullmatch(match[2])
         if found is None:
             raise ValueError(
-                f"cannot read '${{{match[2]}}}'; write ${{VAR}}, ${{VAR:-default}} or ${{VAR:?message}},"
+                "cannot read this '${...}'; write ${VAR}, ${VAR:-default} or ${VAR:?message},"
                 " and $${ for the characters themselves"
             )
         name, operator, word = found.groups()
@@ -143,7 +143,7 @@ class _Walk:
     def node(self, found: yaml.Node) -> Node:
         place = _place(found)
         if found.tag and not found.tag.startswith(_TAG):
-            self._problems.add("E-CFG-YAML", place, f"unknown YAML tag {found.tag!r}; remove it")
+            self._problems.add("E-CFG-YAML", place, "unknown YAML tag; put values that begin with ! in quotes")
         if isinstance(found, yaml.ScalarNode):
             return self._scalar(found, place)
         if id(found) in self._open:

@@ -151,7 +151,7 @@ class _Loading:
             return registry.load(kind, named.value)
         except ConfigError as error:
             for text in error.problems:
-                self._problems.add("E-CFG-PLUGIN", named, f"{where}: {text}")
+                self._problems.add("E-CFG-PLUGIN", named, f"{where}: {without_secrets(text, named)}")
             return None
 
     def _component(self, section: Node, cls: type[Any], where: str) -> Any | None:
@@ -284,7 +284,7 @@ class _Loading:
             compile_condition(node.value)
         except (ConfigError, ValueError) as error:
             for text in error.problems if isinstance(error, ConfigError) else (str(error),):
-                self._problems.add("E-CFG-MATCH", node, f"{where}: {text}")
+                self._problems.add("E-CFG-MATCH", node, f"{where}: {without_secrets(text, node)}")
 
     def _section(self, key: str, cls: type[Any]) -> Any:
         node = self._child(key)

@@ -108,8 +108,10 @@ def _module(kind: Kind, name: str) -> ModuleType | type[Any]:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a {kind.noun} type: small letters, digits and _ only, such as 'file'")
     path = f"{kind.package}.{name}"
+    extra = ""
     try:
         if importlib.util.find_spec(path) is not None:
+            extra = f"shipper[{name}]"
             return importlib.import_module(path)
         for point in _entry_points(kind):
             if point.name == name:
@@ -120,7 +122,7 @@ def _module(kind: Kind, name: str) -> ModuleType | type[Any]:
             raise
         raise ConfigError(
             f"{kind.noun} type {name!r} needs the package {missing!r}, which is not installed:"
-            f" pip install 'shipper[{name}]'"
+            f" pip install '{extra or missing}'"
         ) from error
     raise ConfigError(f"unknown {kind.noun} type {name!r}; {suggestion(name, names(kind), noun='types')}")
 
