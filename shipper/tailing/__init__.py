@@ -1,0 +1,1 @@
+"""Following files that grow, rotate, shrink and vanish: what the sources ``docker`` and ``file`` share."""

@@ -1,0 +1,225 @@
+r"""Docker's json-file lines as columns: ``{"log":"text\n","stream":"stdout","attrs":{...},"time":"...Z"}``.
+
+The usual block (every line whole, no trace in it) is decoded without a Python-level step per line. Any other block
+goes line by line through the joiner.
+
+Ids: the hash is over the line's JSON bytes without the newline, seeded by the container's id. Of several identical
+lines at one and the same time the nth is hashed with the seed plus n, and gets n nanoseconds more; n is counted over
+the run of neighbours with that time within one file, so it is the same on every replay.
+"""
+
+from __future__ import annotations
+
+from calendar import timegm
+from itertools import accumulate, chain, count, repeat
+from operator import add
+from time import strptime
+from typing import TYPE_CHECKING
+
+import msgspec
+from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
+
+from shipper.record import Batch
+from shipper.tailing.join import Row
+from shipper.traces import may_contain_lines
+
+if TYPE_CHECKING:
+    from shipper.tailing.container import Container
+    from shipper.tailing.join import Joiner
+    from shipper.tailing.tail import Tail
+
+#: A fragment of Docker's is at least this long; a shorter one was the process's last words.
+FRAGMENT_BYTES = 16384
+#: How far back the run of lines with equal times is rebuilt.
+LOOKBACK = 64 * 1024
+
+_BILLION = 1_000_000_000
+_SECONDS_KEPT = 4096
+
+
+class Line(msgspec.Struct, gc=False):
+    """A json-file line; ``attrs`` is only looked at when a name is needed."""
+
+    log: str = ""
+    stream: str = "stdout"
+    time: str = ""
+
+
+class _Tagged(msgspec.Struct):
+    attrs: dict[str, str] = {}
+
+
+class _Seconds(dict[str, int]):
+    """Nanoseconds of the text of a whole second, remembered: a second has many lines."""
+
+    def __missing__(self, text: str) -> int:
+        if len(self) > _SECONDS_KEPT:
+            self.clear()
+        value = self[text] = timegm(strptime(text, "%Y-%m-%dT%H:%M:%S")) * _BILLION
+        return value
+
+
+class DockerLines:
+    """Decodes the lines of one container."""
+
+    def __init__(self, container: Container) -> None:
+        self._container = container
+        self._seed = xxh3_64_intdigest(container.id.encode())
+        self._decoder = msgspec.json.Decoder(Line)
+        self._seconds = _Seconds()
+
+    def begin(self, tail: Tail) -> None:
+        """Rebuild the run of equal times that reading continues."""
+        tail.run_stamp, tail.run = 0, {}
+        start = max(0, tail.position - LOOKBACK)
+        lines = tail.data.read(start, tail.position - start).split(b"\n")[:-1]
+        for raw in lines[1:] if start else lines:
+            line = self._line(raw.lstrip(b"\0"))
+            if line is not None:
+                self._distinct(tail, raw, self._time(line.time))
+        if not self._container.known:
+            first = tail.data.read(0, LOOKBACK).lstrip(b"\0").partition(b"\n")[0]
+            try:
+                self._container.tagged(msgspec.json.decode(first, type=_Tagged).attrs.get("tag", ""))
+            except msgspec.MsgspecError:
+                return
+
+    def decode(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
+        """Give a batch of the block's lines, or feed the joiner and give None."""
+        raw = block.split(b"\n")
+        raw.pop()
+        number = len(raw)
+        outs = block.count(b'\\n","stream":"stdout"')
+        errs = number - outs if outs == number else block.count(b'\\n","stream":"stderr"')
+        if joiner.holding or tail.skips or outs + errs != number or b'\\\\n","stream"' in block:
+            self._feed(tail, raw, joiner)
+            return None
+        try:
+            lines = self._decoder.decode_lines(block)
+            if len(lines) != number:
+                raise ValueError  # noqa: TRY301 - the line-by-line path is the handler of all of these
+            seconds = self._seconds
+            stamps = [
+                seconds[s[:19]] + int(s[20:29]) if len(s) == 30 else self._time(s)
+                for s in [line.time for line in lines]
+            ]
+        except (msgspec.MsgspecError, ValueError):
+            self._feed(tail, raw, joiner)
+            return None
+        if self._container.tty is not False and b'\\r\\n","stream"' in block:
+            raws = [line.log.removesuffix("\n").removesuffix("\r") for line in lines]
+        else:
+            raws = [line.log[:-1] for line in lines]
+        if joiner.rule is not None and may_contain_lines(raws):
+            self._feed(tail, raw, joiner)
+            return None
+        hashes = list(map(xxh3_128_intdigest, raw, repeat(self._seed)))
+        if stamps[0] == tail.run_stamp or len(set(stamps)) < number:
+            for index, stamp in enumerate(stamps):
+                repeats = self._distinct(tail, raw[index], stamp)
+                if repeats:
+                    hashes[index] = xxh3_128_intdigest(raw[index], self._seed + repeats)
+                    stamps[index] = stamp + repeats
+        else:
+            tail.run_stamp, tail.run = stamps[-1], {raw[-1]: 0}
+        offsets = list(map(add, accumulate(chain((tail.position,), map(len, raw))), count()))
+        offsets.pop()
+        resource = self._container.resource
+        if outs == number:
+            resources = [resource("stdout")] * number
+        elif errs == number:
+            resources = [resource("stderr")] * number
+        else:
+            both = {"stdout": resource("stdout"), "stderr": resource("stderr")}
+            resources = [both[line.stream] for line in lines]
+        return Batch(stamps, stamps, hashes, raws, resources, offsets)
+
+    def feed_line(self, tail: Tail, raw: bytes, offset: int, joiner: Joiner) -> None:
+        """Take one physical line without its newline."""
+        end = offset + len(raw) + 1
+        stripped = raw.lstrip(b"\0")
+        offset += len(raw) - len(stripped)
+        if not stripped:
+            return
+        line = self._line(stripped)
+        if line is None:
+            # A line torn by a crash of Docker's, and the next one written right behind it.
+            cut = stripped.rfind(b'{"log":"', 1)
+            rest = self._line(stripped[cut:]) if cut > 0 else None
+            if rest is not None:
+                self._broken(tail, stripped[:cut], offset, end=offset + cut, joiner=joiner)
+                self.feed_line(tail, stripped[cut:], offset + cut, joiner)
+            else:
+                self._broken(tail, stripped, offset, end=end, joiner=joiner)
+            return
+        text = line.log
+        stamp = self._time(line.time)
+        repeats = self._distinct(tail, stripped, stamp)
+        whole = text.endswith("\n")
+        if whole:
+            text = text[:-1]
+            if self._container.tty is not False:
+                text = text.removesuffix("\r")
+        elif len(text) < FRAGMENT_BYTES:
+            # Shorter than Docker's buffer: it was flushed at the end of the process's output.
+            whole = len(text.encode()) < FRAGMENT_BYTES
+        row = Row(
+            tail,
+            offset,
+            time=stamp + repeats,
+            stamp=stamp + repeats,
+            digest=xxh3_128_intdigest(stripped, self._seed + repeats),
+            raw=text,
+            resource=self._container.resource(line.stream),
+        )
+        joiner.feed(row, end=end, stream=line.stream, key=line.time, whole=whole)
+
+    def _feed(self, tail: Tail, raw: list[bytes], joiner: Joiner) -> None:
+        offset = tail.position
+        for line in raw:
+            self.feed_line(tail, line, offset, joiner)
+            offset += len(line) + 1
+
+    def _broken(self, tail: Tail, raw: bytes, offset: int, *, end: int, joiner: Joiner) -> None:
+        """Take bytes that are no json-file line as text, at the time of the line before."""
+        stamp = tail.run_stamp
+        repeats = self._distinct(tail, raw, stamp)
+        row = Row(
+            tail,
+            offset,
+            time=stamp and stamp + repeats,
+            stamp=stamp and stamp + repeats,
+            digest=xxh3_128_intdigest(raw, self._seed + repeats),
+            raw=raw.decode("utf-8", "replace"),
+            resource=self._container.resource("stdout"),
+        )
+        joiner.feed(row, end=end, stream="")
+
+    def _distinct(self, tail: Tail, raw: bytes, stamp: int) -> int:
+        """Count a line in the run of equal times; give how often it stood there before."""
+        if stamp != tail.run_stamp:
+            tail.run_stamp, tail.run = stamp, {raw: 0}
+            return 0
+        repeats = tail.run.get(raw, -1) + 1
+        tail.run[raw] = repeats
+        return repeats
+
+    def _line(self, raw: bytes) -> Line | None:
+        try:
+            line = self._decoder.decode(raw)
+        except msgspec.MsgspecError:
+            try:
+                line = self._decoder.decode(raw.decode("utf-8", "replace"))
+            except msgspec.MsgspecError:
+                return None
+        try:
+            self._time(line.time)
+        except ValueError:
+            return None
+        return line
+
+    def _time(self, text: str) -> int:
+        """Give nanoseconds of RFC 3339 text in UTC; Docker trims trailing zeros."""
+        if not text.endswith("Z"):
+            raise ValueError(text)
+        return self._seconds[text[:19]] + int(text[20:-1].ljust(9, "0"))

@@ -1,0 +1,248 @@
+"""Lines of plain files as columns: text in some encoding, or CRI lines (``time stream P|F text``).
+
+Ids: the hash is over the file's identity, its generation and the offset of the line's first byte. Plain lines have
+no time of their own here; CRI lines have.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from datetime import datetime
+from itertools import accumulate, chain
+from typing import TYPE_CHECKING
+
+from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
+
+from shipper.record import Batch
+from shipper.tailing.join import PART, Row
+from shipper.traces import may_contain_lines, open_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shipper.record import Resource
+    from shipper.tailing.bytes import Bytes
+    from shipper.tailing.join import Joiner
+    from shipper.tailing.tail import Tail
+
+_CRI = re.compile(
+    r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?(Z|[+-]\d\d:\d\d) (stdout|stderr) ([PF])(?::\S*)? ?(.*)",
+    re.DOTALL,
+)
+_FIRST_BYTES = 4096
+_BACK_STEPS = 16
+
+
+class PlainLines:
+    """Decodes the lines of one log. ``resource`` gives the resource of a stream ("" for a plain line)."""
+
+    def __init__(self, *, encoding: str, parser: str, max_line: int, resource: Callable[[str], Resource]) -> None:
+        self._encoding = codecs.lookup(encoding).name
+        self._parser = parser
+        self._max_line = max_line
+        self._resource = resource
+        self.width = len(encode_newline(self._encoding))
+
+    def begin(self, tail: Tail) -> None:
+        """Find out whether the position is inside a line that was too long."""
+        tail.part = 0
+        end = tail.position
+        for _ in range(_BACK_STEPS if self.width == 1 else 0):
+            if not end:
+                break
+            start = max(0, end - self._max_line)
+            newline = tail.data.read(start, end - start).rfind(b"\n")
+            if newline >= 0 or not start:
+                begin = start + newline + 1 if newline >= 0 else 0
+                tail.part = -(-(tail.position - begin) // self._max_line)
+                break
+            end = start
+
+    def decode(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
+        """Give a batch of the block's lines, or feed the joiner and give None."""
+        if not tail.form:
+            tail.form = self._form(tail.data)
+            joiner.rule = self._rule(tail.form)
+        encoding = self._concrete(tail.data)
+        raw = self.split(tail, block)
+        if self.width == 1 and encoding == "utf-8":
+            texts = block.decode("utf-8", "replace").split("\n")
+            texts.pop()
+        else:
+            texts = [line.decode(encoding, "replace") for line in raw]
+        if b"\r" in block:
+            texts = [text.removesuffix("\r") for text in texts]
+        if tail.position == 0:
+            texts[0] = texts[0].removeprefix("\ufeff")
+        if (
+            joiner.holding
+            or tail.part
+            or tail.form == "cri"
+            or joiner.rule == "fallback"
+            or (self.width == 1 and b"\0" in block)
+            or max(map(len, raw)) > self._max_line
+            or (joiner.rule is not None and may_contain_lines(texts))
+        ):
+            self._feed(tail, raw, texts, joiner)
+            return None
+        width = self.width
+        offsets = list(accumulate(chain((tail.position,), (len(line) + width for line in raw))))
+        offsets.pop()
+        seed = self._seed(tail)
+        hashes = [xxh3_128_intdigest(b"%d" % offset, seed) for offset in offsets]
+        number = len(raw)
+        return Batch([0] * number, [0] * number, hashes, texts, [self._resource("")] * number, offsets)
+
+    def feed_piece(self, tail: Tail, piece: bytes, joiner: Joiner, *, last: bool) -> None:
+        """Take part of a line that is too long, or a line without newline."""
+        if not tail.form:
+            tail.form = self._form(tail.data)
+            joiner.rule = self._rule(tail.form)
+        text = piece.decode(self._concrete(tail.data), "replace").removesuffix("\r" if last else "")
+        if tail.position == 0:
+            text = text.removeprefix("\ufeff")
+        mark = None
+        if not last:
+            tail.part += 1
+            mark = f"{tail.part}/?"
+        elif tail.part:
+            mark = f"{tail.part + 1}/{tail.part + 1}"
+            tail.part = 0
+        self._line(tail, text, tail.position, end=tail.position + len(piece), joiner=joiner, mark=mark)
+
+    def cut(self, tail: Tail, block: bytes) -> int:
+        """Give where the last whole line of a block at the tail's position ends."""
+        if self.width == 1:
+            return block.rfind(b"\n") + 1
+        newline = encode_newline(self._concrete(tail.data))
+        end = len(block)
+        while (found := block.rfind(newline, 0, end)) >= 0:
+            if (tail.position + found) % self.width == 0:
+                return found + self.width
+            end = found + self.width - 1
+        return 0
+
+    def split(self, tail: Tail, block: bytes) -> list[bytes]:
+        """Split whole lines, without their newlines."""
+        if self.width == 1:
+            raw = block.split(b"\n")
+            raw.pop()
+            return raw
+        newline = encode_newline(self._concrete(tail.data))
+        raw = []
+        start = at = 0
+        while (found := block.find(newline, at)) >= 0:
+            at = found + 1
+            if (tail.position + found) % self.width == 0:
+                raw.append(block[start:found])
+                start = at = found + self.width
+        return raw
+
+    def _feed(self, tail: Tail, raw: list[bytes], texts: list[str], joiner: Joiner) -> None:
+        offset = tail.position
+        encoding = self._concrete(tail.data)
+        for line, whole_text in zip(raw, texts, strict=True):
+            end = offset + len(line) + self.width
+            text = whole_text
+            begin = offset
+            if self.width == 1 and line[:1] == b"\0":
+                stripped = line.lstrip(b"\0")
+                begin = offset + len(line) - len(stripped)
+                text = text.lstrip("\0")
+                if not stripped:
+                    offset = end
+                    continue
+            if end - begin - self.width > self._max_line:
+                self._long(tail, line[begin - offset :], begin, encoding=encoding, joiner=joiner)
+            elif tail.part:
+                part = f"{tail.part + 1}/{tail.part + 1}"
+                self._line(tail, text, begin, end=end, joiner=joiner, mark=part)
+            else:
+                self._line(tail, text, begin, end=end, joiner=joiner)
+            tail.part = 0
+            offset = end
+
+    def _long(self, tail: Tail, line: bytes, offset: int, *, encoding: str, joiner: Joiner) -> None:
+        pieces = []
+        while len(line) > self._max_line:
+            end = self._max_line
+            while self.width == 1 and end > self._max_line - 3 and line[end] & 0xC0 == 0x80:
+                end -= 1
+            end -= end % self.width
+            pieces.append(line[:end])
+            line = line[end:]
+        pieces.append(line)
+        for number, piece in enumerate(pieces, tail.part + 1):
+            text = piece.decode(encoding, "replace")
+            if number == len(pieces) + tail.part:
+                text = text.removesuffix("\r")
+            mark = f"{number}/{len(pieces) + tail.part}"
+            self._line(tail, text, offset, end=offset + len(piece), joiner=joiner, mark=mark)
+            offset += len(piece)
+
+    def _line(self, tail: Tail, text: str, offset: int, *, end: int, joiner: Joiner, mark: str | None = None) -> None:
+        stamp, stream, whole = 0, "", True
+        if tail.form == "cri" and (match := _CRI.match(text)):
+            second, fraction, zone, stream, flag, text = match.groups()
+            try:
+                whole_seconds = int(datetime.fromisoformat(second + zone.replace("Z", "+00:00")).timestamp())
+            except ValueError:
+                whole_seconds = 0
+            stamp = whole_seconds * 1_000_000_000 + int((fraction or "").ljust(9, "0")) if whole_seconds else 0
+            whole = flag == "F"
+        row = Row(
+            tail,
+            offset,
+            time=stamp,
+            stamp=stamp,
+            digest=xxh3_128_intdigest(b"%d" % offset, self._seed(tail)),
+            raw=text,
+            resource=self._resource(stream),
+        )
+        if mark is not None:
+            row.mark = {PART: mark}
+        joiner.feed(row, end=end, stream=stream, whole=whole)
+
+    def _seed(self, tail: Tail) -> int:
+        assert tail.state is not None
+        return xxh3_64_intdigest(f"{tail.state.uid}:{tail.state.generation}".encode())
+
+    def _form(self, data: Bytes) -> str:
+        first = data.read(0, _FIRST_BYTES).decode(self._concrete(data), "replace").partition("\n")[0]
+        first = first.removeprefix("\ufeff").lstrip("\0")
+        if self._parser == "auto" and _CRI.match(first):
+            return "cri"
+        if self._parser == "fallback" or (self._parser == "auto" and open_trace(first, "fallback") is not None):
+            return "fallback"
+        return "plain"
+
+    def _rule(self, form: str) -> str | None:
+        if form == "fallback":
+            return "fallback"
+        return "trace" if self._parser == "auto" else None
+
+    def _concrete(self, data: Bytes) -> str:
+        """Give the encoding with its byte order, which a mark at the file's beginning tells."""
+        if self.width == 1 or self._encoding not in {"utf-16", "utf-32"}:
+            return self._encoding
+        mark = data.read(0, self.width)
+        big = mark == (codecs.BOM_UTF16_BE if self.width == 2 else codecs.BOM_UTF32_BE)
+        return self._encoding + ("-be" if big else "-le")
+
+
+def encode_newline(encoding: str) -> bytes:
+    """Give the bytes of a newline, without a byte order mark. Raises LookupError for an unknown encoding."""
+    return "\n".encode(encoding + "-le" if encoding in {"utf-16", "utf-32"} else encoding)
+
+
+def resources(attributes: dict[str, str], make: Callable[[dict[str, str]], Resource]) -> Callable[[str], Resource]:
+    """Give a function that makes one resource per stream and remembers it."""
+    known: dict[str, Resource] = {}
+
+    def resource(stream: str) -> Resource:
+        if stream not in known:
+            known[stream] = make({**attributes, "log.iostream": stream} if stream else attributes)
+        return known[stream]
+
+    return resource

@@ -1,0 +1,332 @@
+"""Which file is which: rotation, truncation, copies, archives, and files that vanish.
+
+A log's siblings on disk are compared with what is open (by inode: a held inode is not reused) and with what the
+checkpoint knows (by head, and by the bytes before the offset). What matches is continued, what is done is left
+alone, what is unknown is read from the beginning, oldest first. What the checkpoint knows and nobody finds any more
+is accounted as lost, if it had unread bytes.
+"""
+
+# Path objects cost more than the calls they wrap, every second for each of many files.
+# ruff: noqa: PTH116
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+import structlog
+
+from shipper.tailing.bytes import Bytes, GzipBytes, PlainBytes, copies, matches
+from shipper.tailing.tail import Log, Tail
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from shipper.source import FileState, SourceContext
+
+_log = structlog.get_logger(__name__)
+
+
+class Sibling(NamedTuple):
+    """One file of a log: ``live`` is the one being written, ``archive`` is gzipped."""
+
+    path: str
+    live: bool
+    archive: bool
+
+
+class _Vanished:
+    """The bytes of a generation that was overwritten: nothing can be read, what was read is accounted for."""
+
+    fd = -1
+
+    def __init__(self, tail: Tail) -> None:
+        self.device, self.inode = self.identity = tail.identity
+        self._size = tail.position
+
+    def size(self) -> int:
+        return self._size
+
+    def read(self, position: int, count: int) -> bytes:  # noqa: ARG002 - the protocol's signature
+        return b""
+
+    def close(self) -> None:
+        pass
+
+
+class Rotation:
+    """Keeps each log's queue of generations true to what is on disk."""
+
+    _context: SourceContext
+
+    def __init__(self) -> None:
+        self.logs: dict[str, Log] = {}
+        self.rewatch = True
+        self._unreadable: dict[str, int | None] = {}
+
+    def siblings(self, log: Log) -> list[Sibling]:
+        """Give the log's files, oldest first, the live one last. Raises OSError when the directory is gone."""
+        raise NotImplementedError
+
+    def log_for(self, name: str) -> Log:
+        """Give the log of this name, made on demand."""
+        raise NotImplementedError
+
+    def first_offset(self, log: Log, data: Bytes) -> int:  # noqa: ARG002 - the file source needs them
+        """Give where reading an unknown file begins."""
+        return 0
+
+    def _adopt_states(self, states: Iterable[FileState]) -> None:
+        for state in states:
+            name, _, _ = state.tag.partition("\n")
+            log = self.log_for(name)
+            log.states[state.key] = state
+            log.missing[state.key] = 0
+            log.first_scan = False
+
+    def _reconcile(self, log: Log) -> bool:
+        """Compare the log with the disk; tell whether there may be something to read."""
+        # A rotation between listing and looking shows as a vanished name: look again at once.
+        for _ in range(3):
+            if self._compare(log):
+                break
+        for _, fd in log.spare:
+            os.close(fd)
+        log.spare = []
+        self.rewatch = True
+        log.first_scan = False
+        return bool(log.queue)
+
+    def _compare(self, log: Log) -> bool:
+        before = log.current
+        try:
+            siblings = self.siblings(log)
+            log.gone = False
+        except FileNotFoundError:
+            siblings = []
+            log.gone = True
+        opened = {tail.identity: tail for tail in log.tails}
+        for path, fd in log.spare:
+            # Files that the watcher opened the moment they appeared; they may have no name by now.
+            data: Bytes = PlainBytes(os.dup(fd))
+            if data.identity in opened:
+                data.close()
+                continue
+            tail = self._identify(log, Sibling(path, live=True, archive=False), data, [])
+            if tail is not None:
+                opened[tail.identity] = tail
+                log.queue.append(tail)
+        seen: set[tuple[int, int]] = set()
+        found: set[int] = set()
+        order: list[Tail] = []
+        complete = True
+        taken: list[FileState] = [tail.state for tail in opened.values() if tail.state is not None]
+        for sibling in siblings:
+            try:
+                status = os.stat(sibling.path)
+            except FileNotFoundError:
+                complete = False
+                continue
+            except OSError as error:
+                self._report(sibling.path, error)
+                continue
+            identity = status.st_dev, status.st_ino
+            tail = opened.get(identity)
+            if tail is not None:
+                seen.add(identity)
+                self._place(log, tail, sibling)
+                if tail in log.queue:
+                    order.append(tail)
+                continue
+            judged = (*identity, status.st_size, status.st_mtime_ns)
+            if not sibling.live and judged in log.settled:
+                key = log.settled[judged]
+                if key is not None:
+                    found.add(key)
+                continue
+            try:
+                data = _open(sibling)
+            except FileNotFoundError:
+                complete = False
+                continue
+            except OSError as error:
+                self._report(sibling.path, error)
+                continue
+            if self._unreadable.pop(sibling.path, None) is not None:
+                _log.info("file can be read again", file=sibling.path)
+            if data.identity != identity:
+                data.close()
+                complete = False
+                continue
+            tail = self._identify(log, sibling, data, taken)
+            if tail is None:
+                log.settled[judged] = self._verdict
+                if self._verdict is not None:
+                    found.add(self._verdict)
+                continue
+            if tail.state is not None:
+                taken.append(tail.state)
+            seen.add(identity)
+            order.append(tail)
+        if not complete:
+            # Keep what was found so far; the caller looks again.
+            for tail in order:
+                if tail not in log.queue:
+                    tail.data.close()
+            return False
+        self._arrange(log, order)
+        for tail in log.tails:
+            if tail.identity not in seen and isinstance(tail.data, PlainBytes):
+                tail.live = False
+                tail.linked = os.fstat(tail.data.fd).st_nlink > 0
+        if before is not None and log.current is not before and before not in log.lingering:
+            log.joiner.flush()
+        self._miss(log, found)
+        return True
+
+    _verdict: int | None = None
+
+    def _identify(self, log: Log, sibling: Sibling, data: Bytes, taken: list[FileState]) -> Tail | None:
+        """Make the tail that continues or begins this file, or None when there is nothing in it for us.
+
+        In the latter case ``_verdict`` is the key of the generation it holds, if known.
+        """
+        self._verdict = None
+        try:
+            for tail in log.tails:
+                if not sibling.live and tail.state is not None and copies(data, tail.data, tail.position):
+                    self._verdict = tail.state.key
+                    data.close()
+                    return None
+            candidates = [state for state in log.states.values() if state not in taken]
+            candidates.sort(key=lambda s: ((s.device, s.inode) != (data.device, data.inode), -s.offset))
+            state = next((state for state in candidates if matches(state, data)), None)
+            if state is not None:
+                log.missing.pop(state.key, None)
+                finished = not data.read(state.offset, 1)
+                if finished and not sibling.live:
+                    if not state.done:
+                        state.done = True
+                        self._context.positions.update(state)
+                    self._verdict = state.key
+                    data.close()
+                    return None
+                state.done = False
+                tail = Tail(data, sibling.path, state=state)
+                _, _, skips = state.tag.partition("\n")
+                if skips:
+                    tail.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
+                self._place(log, tail, sibling)
+                return tail
+            known = [s.generation for s in log.states.values()] + [t.generation for t in log.tails]
+            log.generation = max([log.generation, *(g + 1 for g in known)])
+            tail = Tail(data, sibling.path, generation=log.generation)
+            tail.live = sibling.live
+            if log.first_scan:
+                tail.position = tail.given = self.first_offset(log, data)
+        except BaseException:
+            data.close()
+            raise
+        return tail
+
+    def _place(self, log: Log, tail: Tail, sibling: Sibling) -> None:
+        tail.live = sibling.live
+        tail.linked = True
+        if sibling.live and tail in log.lingering:
+            log.lingering.remove(tail)
+            log.queue.append(tail)
+        state = tail.state
+        if state is not None and (state.path != sibling.path or state.done or state.inode != tail.data.inode):
+            state.path = sibling.path
+            state.device, state.inode = tail.identity
+            state.done = False
+            self._context.positions.update(state)
+        tail.path = sibling.path
+
+    def _arrange(self, log: Log, order: list[Tail]) -> None:
+        """Bring new tails into the queue at their place in ``order`` (oldest first)."""
+        place = len(log.queue)
+        for tail in reversed(order):
+            if tail in log.queue:
+                place = min(place, log.queue.index(tail))
+            else:
+                log.queue.insert(place, tail)
+
+    def _miss(self, log: Log, found: set[int]) -> None:
+        """Account for generations that nobody holds and no sibling contains, once two looks agree."""
+        held = found | {tail.state.key for tail in log.tails if tail.state is not None}
+        positions = self._context.positions
+        for key, state in list(log.states.items()):
+            if key in held:
+                log.missing.pop(key, None)
+                continue
+            looks = log.missing[key] = log.missing.get(key, 0) + 1
+            if looks < 2:
+                continue
+            if not state.done and state.size > state.offset:
+                positions.lost(state, state.offset, state.size, "file vanished before it was read to its end")
+            positions.forget(key)
+            del log.states[key], log.missing[key]
+
+    def _truncated(self, log: Log, tail: Tail) -> None:
+        """The bytes under an open tail changed: finish its copy if there is one, then begin anew."""
+        place = log.queue.index(tail)
+        fresh = Tail(tail.data, tail.path, generation=max(log.generation, tail.generation) + 1)
+        fresh.live, fresh.linked, fresh.size = tail.live, tail.linked, tail.data.size()
+        log.generation = fresh.generation
+        log.queue[place] = fresh
+        self.rewatch = True
+        state = tail.state
+        if state is None:
+            return
+        state.offset, state.marker = tail.given, tail.marker
+        copy = self._find_copy(log, state)
+        if copy is not None:
+            _log.info("file was truncated; its copy is finished first", file=tail.path, copy=copy.path)
+            log.joiner.drop()
+            log.queue.insert(place, copy)
+            return
+        log.joiner.flush()
+        _log.warning("file was truncated; reading from its new beginning", file=tail.path)
+        if tail.size > tail.position:
+            self._context.positions.lost(state, tail.position, tail.size, "file was truncated before it was read")
+        tail.data = _Vanished(tail)
+        tail.live = tail.linked = False
+        tail.quiet_since = None
+        log.lingering.append(tail)
+
+    def _find_copy(self, log: Log, state: FileState) -> Tail | None:
+        try:
+            siblings = self.siblings(log)
+        except FileNotFoundError:
+            return None
+        opened = {tail.identity for tail in log.tails}
+        for sibling in reversed(siblings):
+            if sibling.live:
+                continue
+            try:
+                data = _open(sibling)
+            except OSError:
+                continue
+            if data.identity not in opened and matches(state, data):
+                log.settled = {judged: key for judged, key in log.settled.items() if key != state.key}
+                tail = Tail(data, sibling.path, state=state)
+                self._place(log, tail, sibling)
+                return tail
+            data.close()
+        return None
+
+    def _report(self, path: str, error: OSError) -> None:
+        """Say once per cause that a file cannot be read; it is tried again at every sweep."""
+        if self._unreadable.get(path, -1) != error.errno:
+            self._unreadable[path] = error.errno
+            _log.error("file cannot be read; it is tried again", file=path, error=error.strerror or str(error))
+
+
+def _open(sibling: Sibling) -> Bytes:
+    fd = os.open(sibling.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        return GzipBytes(fd) if sibling.archive else PlainBytes(fd)
+    except BaseException:
+        os.close(fd)
+        raise
