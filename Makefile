@@ -1,0 +1,60 @@
+# The commands of a working day. `make` alone lists them.
+#
+# A fresh machine needs make and Python 3.11 or later; everything else is put into .venv, and `make test` asks
+# tests/setup.sh for the servers that the tests start (it installs them when it is root, else says what is missing).
+
+VENV := .venv
+BIN := $(VENV)/bin
+BASE := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.installed-for-development
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Passed to pytest: make test ARGS="-k rotation -x"
+ARGS :=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench docs format clean
+
+help: ## List these commands.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(BASE) ## Ship the sample logs into an SQLite database and show them, within a minute.
+	@$(BIN)/shipper demo
+
+test: $(DEVELOPMENT) ## Run every test, with a real MariaDB and a real Docker engine.
+	@sh tests/setup.sh
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, generated docs in step.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q -m "not slow" tests/project
+	$(BIN)/python -m shipper.reference --check
+
+bench: $(DEVELOPMENT) ## Measure every figure of the budget, next to its budget.
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: $(BASE) ## Write docs/reference/ anew from the code.
+	$(BIN)/python -m shipper.reference
+
+format: $(DEVELOPMENT) ## Format the code and mend what can be mended.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## Remove .venv, caches and build results.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf benchmarks/data
+	find shipper sinks tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@sh tests/setup.sh venv $(VENV)
+
+# The stamps are newer than pyproject.toml exactly when what it asks for is installed.
+$(BASE): pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[mysql]'
+	@touch $@
+
+$(DEVELOPMENT): pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[all,test,check]'
+	@touch $(BASE) $@

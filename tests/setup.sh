@@ -1,0 +1,62 @@
+#!/bin/sh
+# Prepare this machine. Installs nothing that is there already; as another user than root it only says what to do.
+#
+#   tests/setup.sh              the servers that tests start themselves: MariaDB, a Docker engine, a static busybox
+#   tests/setup.sh venv DIR     a virtual environment with the first Python 3.11 or later that is found
+set -eu
+
+has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
+
+# Services must not start by themselves: the tests start their own, on free ports and in temporary directories.
+install_packages() {
+    if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
+        echo "missing on this machine: $*" >&2
+        echo "install these packages (Debian's names), for instance: sudo apt-get install -y --no-install-recommends $*" >&2
+        return 1
+    fi
+    echo "installing $*"
+    log=$(mktemp)
+    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -y --no-install-recommends "$@"; } </dev/null >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        rm -f "$log"
+        echo "could not install $*: the lines above are apt-get's own" >&2
+        return 1
+    fi
+    rm -f "$log"
+}
+
+find_python() {
+    for name in python3.14 python3.13 python3.12 python3.11 python3; do
+        if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$name"
+            return
+        fi
+    done
+    return 1
+}
+
+make_venv() {
+    if ! python=$(find_python); then
+        install_packages python3 python3-venv
+        python=$(find_python) || { echo "shipper needs Python 3.11 or later; none was found" >&2; return 1; }
+    fi
+    # Debian keeps what venv needs in a package of its own.
+    "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
+    "$python" -m venv "$1"
+}
+
+if [ "${1:-}" = venv ]; then
+    make_venv "$2"
+    exit
+fi
+
+missing=""
+# The -core packages hold the programs alone: no service, no system-wide database.
+if ! has mariadbd || ! has mariadb-install-db; then missing="$missing mariadb-server-core mariadb-client-core"; fi
+if ! has dockerd || ! has docker; then missing="$missing docker.io iptables"; fi
+if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing="$missing busybox-static"; fi
+[ -z "$missing" ] && exit
+# A machine of one's own may lack them: then their tests are skipped with a reason. In CI that would hide a fault.
+# shellcheck disable=SC2086 # a list of package names
+install_packages $missing || [ "${CI:-}" != true ]
