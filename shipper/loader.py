@@ -20,6 +20,7 @@ from shipper.convert import convert_struct, metas, told, without_secrets
 from shipper.document import Node, Problems, parse
 from shipper.errors import ConfigError
 from shipper.secret import is_secret
+from shipper.source import SourceConfig
 from shipper.units import parse_duration
 
 if TYPE_CHECKING:
@@ -178,11 +179,16 @@ class _Loading:
             if field.encode_name not in section.value:
                 continue
             marked = any(meta.extra and meta.extra.get("path") for meta in metas(field.type))
-            if not marked and not _PATH_FIELD.fullmatch(field.name):
+            globs = field.name in {"include", "exclude"} and isinstance(made, SourceConfig)
+            if not marked and not globs and not _PATH_FIELD.fullmatch(field.name):
                 continue
             value = getattr(made, field.name)
             if isinstance(value, list | tuple):
-                changes[field.name] = type(value)(map(self._absolute, value))
+                # An exclude that begins with * is about names anywhere, not about a place.
+                anywhere = "*" if field.name == "exclude" else "\0"
+                changes[field.name] = type(value)(
+                    v if str(v).startswith(anywhere) else self._absolute(v) for v in value
+                )
             elif isinstance(value, str | Path):
                 changes[field.name] = self._absolute(value)
         return msgspec.structs.replace(made, **changes) if changes else made
