@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from shipper.parse.levels import ANSI, BARE, ERROR, FATAL, INFO, KNOWN, WARN, WORDS, severity_of, take_level
-from shipper.parse.times import SECOND, Clocks, Moment
+from shipper.parse.times import Clocks, Moment
 
 #: The names under which a structured line may state its time; the first that is present counts.
 TIME_KEYS: Final = ("timestamp", "time", "ts", "@timestamp")
@@ -170,12 +170,12 @@ class Reader:
             attributes["http.request.header.referer"] = _unescape(referer)
         if agent is not None and agent != "-":
             attributes["user_agent"] = _unescape(agent)
-        seconds = self._clocks.access(date)
+        start = self._clocks.access(date)
         return Line(
             severity_of_status(status),
             text,
             attributes,
-            None if seconds is None else Moment(seconds * SECOND, 1_000_000, zoned=True),
+            None if start is None else Moment(start, 1_000_000, zoned=True),
         )
 
     def logfmt(self, text: str) -> Line | None:

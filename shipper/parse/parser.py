@@ -26,6 +26,7 @@ from shipper.record import Batch
 #: The formats a source may name.
 FORMATS: Final = ("auto", "json", "logfmt", "access", "fallback", "plain")
 
+_PROTOCOLS: Final = {f"HTTP/{version}": version for version in ("0.9", "1.0", "1.1", "2", "2.0", "3", "3.0")}
 _STATUSES: Final = {str(code): (code, severity_of_status(code)) for code in range(100, 600)}
 
 
@@ -71,11 +72,14 @@ class Parser:
         assert messages is not None
         assert attributes is not None
         stamps = batch.stamps
-        known, reserved, seconds = KNOWN, RESERVED, self._clocks.seconds
-        rows = [i for i, line in enumerate(lines) if line[:1] == "{" and line[-1:] == "}"]
+        known, reserved, starts = KNOWN, RESERVED, self._clocks.starts
+        # Comparing is cheaper than slicing: these are the lines of two characters or more that begin with "{".
+        rows = [i for i, line in enumerate(lines) if "{" < line < "|" and line[-1] == "}"]
         if not rows:
             return list(range(len(lines)))
-        rest = [i for i, line in enumerate(lines) if line[:1] != "{" or line[-1:] != "}"]
+        rest: list[int] = []
+        if len(rows) < len(lines):
+            rest = [i for i, line in enumerate(lines) if not "{" < line < "|" or line[-1] != "}"]
         docs = self._decode([lines[i] for i in rows])
         for i, doc in zip(rows, docs, strict=True):
             if doc is None:
@@ -108,22 +112,22 @@ class Parser:
                     not stamp
                     or text.__class__ is not str
                     or text[-1:] != "Z"
-                    or (second := seconds.get(text[:19])) is None
-                    or not -1 <= second - stamp // SECOND <= 1
+                    or (start := starts.get(text[:19])) is None
+                    or not -SECOND <= start - stamp <= SECOND
                 ):
                     time, time_key = self._reader.time_of(doc)
                     if time is not None and self._settle(batch, i, time):
                         del doc[time_key]
             if "details" in doc:
                 details = doc.pop("details")
-                # The same test as `lines.lift`, without a call.
-                if (
-                    details.__class__ is dict
-                    and details
-                    and doc.keys().isdisjoint(details)
-                    and reserved.isdisjoint(details)
-                ):
-                    doc.update(details)
+                # The same as `lines.lift`, without a call.
+                if details.__class__ is dict and details:
+                    for name in details:
+                        if name in doc or name in reserved:
+                            doc["details"] = details
+                            break
+                    else:
+                        doc.update(details)
                 else:
                     doc["details"] = details
             attributes[i] = doc
@@ -137,7 +141,7 @@ class Parser:
         assert attributes is not None
         times, stamps, offsets = batch.times, batch.stamps, batch.offsets
         clocks = self._clocks
-        seconds, statuses, known = clocks.seconds, _STATUSES, KNOWN
+        starts, statuses, protocols, known = clocks.starts, _STATUSES, _PROTOCOLS, KNOWN
         rest = []
         for i in rows:
             line = lines[i]
@@ -146,60 +150,62 @@ class Parser:
                 close = line.find("] ", 26, 42)
                 severity = known.get(line[26:close])
                 milliseconds = line[20:23]
-                second = seconds.get(line[:19]) or clocks.second(line[:19])
-                if close < 0 or severity is None or second is None or not milliseconds.isdecimal():
+                start = starts.get(line[:19]) or clocks.second(line[:19])
+                if close < 0 or severity is None or start is None or not milliseconds.isdecimal():
                     rest.append(i)
                     continue
                 severities[i] = severity
                 messages[i] = line[close + 2 :]
                 attributes[i] = {}
-                own = second * 1_000_000_000 + int(milliseconds) * 1_000_000
+                own = start + int(milliseconds) * 1_000_000
                 unit_us = 1000
             elif '] "' in line and "\\" not in line:
                 # client ident user [date zone] "method target protocol" status size "referer" "agent"
-                parts = line.split('"')
-                head = parts[0].split(" ")
-                tail = parts[2].split(" ") if len(parts) == 7 else ()
-                request = parts[1].split(" ")
+                try:
+                    head, request, tail, referer, between, agent, end = line.split('"')
+                    client, _, user, day, zone, empty = head.split(" ")
+                    method, target, protocol = request.split(" ")
+                    before, status, size, after = tail.split(" ")
+                    code, severity = statuses[status]
+                    version = protocols[protocol]
+                except (ValueError, KeyError):
+                    rest.append(i)
+                    continue
+                date = day + zone
+                start = starts.get(date) or clocks.access(date)
                 if (
-                    len(tail) != 4
-                    or len(head) != 6
-                    or len(request) != 3
-                    or parts[6]
-                    or parts[4] != " "
-                    or (status := statuses.get(tail[1])) is None
-                    or (second := seconds.get(date := head[3] + head[4]) or clocks.access(date)) is None
-                    or not (size := tail[2]).isdecimal()
-                    or request[2][:5] != "HTTP/"
-                    or not request[1]
+                    start is None
+                    or end
+                    or empty
+                    or before
+                    or after
+                    or between != " "
+                    or not target
+                    or not size.isdecimal()
                     or len(size) > 18
-                    or tail[0]
-                    or tail[3]
-                    or head[5]
                 ):
                     rest.append(i)
                     continue
-                code, severities[i] = status
-                method, target, protocol = request
                 row: dict[str, Any] = {
-                    "ip_address": head[0],
+                    "ip_address": client,
                     "http.request.method": method,
                     "url.path": target,
                     "network.protocol.name": "http",
-                    "network.protocol.version": protocol[5:],
+                    "network.protocol.version": version,
                     "http.response.status_code": code,
                     "http.response.body.size": int(size),
                 }
                 if "?" in target:
                     row["url.path"], _, row["url.query"] = target.partition("?")
-                if parts[3] != "-":
-                    row["http.request.header.referer"] = parts[3]
-                if parts[5] != "-":
-                    row["user_agent"] = parts[5]
-                if head[2] != "-":
-                    row["user.name"] = head[2]
+                if referer != "-":
+                    row["http.request.header.referer"] = referer
+                if agent != "-":
+                    row["user_agent"] = agent
+                if user != "-":
+                    row["user.name"] = user
+                severities[i] = severity
                 attributes[i] = row
-                own = second * 1_000_000_000
+                own = start
                 unit_us = 1_000_000
             else:
                 rest.append(i)

