@@ -138,8 +138,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     context: dict[str, Any] = {}
     try:
-        result = command.main(arguments, prog_name="shipper", standalone_mode=False, obj=context)
+        # Not `command.main`: it has its own opinion on interrupts and closed pipes.
+        with command.make_context("shipper", arguments, obj=context) as ctx:
+            result = command.invoke(ctx)
         sys.stdout.flush()
+    except click.exceptions.Exit as asked:
+        return asked.exit_code
     except click.UsageError as error:
         error.show()
         return 2

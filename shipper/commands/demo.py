@@ -57,10 +57,11 @@ def command(ctx: click.Context, *, directory: Path | None) -> int:
         log.close()
     click.echo(f"Shipped the logs under {base / 'containers'} and {base / 'logs'} to {base / 'logs.db'}.\n", err=True)
     arguments = ["--config", str(config_path), "--all", "--no-pager", "level>=warn"]
-    query.command.main(arguments, standalone_mode=False, parent=ctx)
+    with query.command.make_context("query", arguments, parent=ctx) as inner:
+        query.command.invoke(inner)
     click.echo(
         "\nNext:\n"
-        f"  shipper query --config {config_path} --all 'service:api status>=500'\n"
+        f"  shipper query --config {config_path} --all 'http.response.status_code>=500'\n"
         f"  shipper query --config {config_path} --all -o json TypeError\n"
         f"  echo '2026-11-22T21:00:00Z [error] it works' >> {base / 'logs' / 'fallback.log'}\n"
         f"  shipper run --config {config_path}          # ships what is appended, until Ctrl-C",

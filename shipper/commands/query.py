@@ -31,7 +31,7 @@ _HELP = """Read logs back: the newest that match FILTER, oldest of them first.
 Examples:
   shipper query --since 2h 'level>=warn service:api "connection refused"'
   shipper query --user 42 --since yesterday -o json | jq .message
-  shipper query --all 'status:500..599' -o csv > errors.csv
+  shipper query --all 'http.response.status_code>=500' -o csv > errors.csv
 
 FILTER: words and "quoted text" are searched in the message; level:error, level>=warn, service:(api worker), user_id:42,
 status>=500, path:/^.api/i, trace_id:*; AND, OR, NOT or -, and parentheses.
