@@ -43,25 +43,29 @@ class DockerEngine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        """Start the daemon and make the image."""
+        """See `start`."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """See `stop`."""
+        self.stop()
+
+    def start(self) -> None:
+        """Start the daemon and make the image. Raises EngineUnavailableError when this machine cannot."""
         reason = why_unavailable()
         if reason:
             raise EngineUnavailableError(reason)
         # A short path: socket names end at 108 bytes.
         self._root = Path(tempfile.mkdtemp(prefix="shipper-docker-", dir="/tmp"))
         try:
-            self._start()
+            self._launch()
             self._import_image()
         except BaseException:
             self.stop()
             raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Remove every container, stop the daemon, unmount and delete what it left."""
-        self.stop()
 
     @property
     def root(self) -> Path:
@@ -147,7 +151,7 @@ class DockerEngine:
         shutil.rmtree(self._root, ignore_errors=True)
         self._root = None
 
-    def _start(self) -> None:
+    def _launch(self) -> None:
         settings = self.root / "daemon.json"
         settings.write_text("{}")
         with (self.root / "dockerd.log").open("wb") as log:

@@ -1,0 +1,45 @@
+"""What the end-to-end tests share: real servers, one of each per run, and daemons that end with their test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.testing.daemon import Daemon
+from shipper.testing.docker_engine import DockerEngine, EngineUnavailableError
+
+MakeDaemon = Callable[..., Daemon]
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[DockerEngine]:
+    """A private Docker engine; where none can run the test is skipped, but in CI it fails."""
+    engine = DockerEngine()
+    try:
+        engine.start()
+    except EngineUnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
+    """Make daemons, not yet started, that are killed when the test ends; show their log when it failed."""
+    made: list[Daemon] = []
+
+    def make(config: dict[str, Any], **options: Any) -> Daemon:
+        daemon = Daemon(tmp_path / f"daemon-{len(made)}", config, **options)
+        made.append(daemon)
+        return daemon
+
+    yield make
+    for daemon in made:
+        daemon.kill9()
+        print(f"--- the daemon's log ends with:\n{daemon.log[-6000:]}")  # noqa: T201 - pytest shows it on failure
