@@ -1,0 +1,242 @@
+"""The daemon's own HTTP server: /metrics, /healthz, /readyz.
+
+Imported only when it is enabled, and prometheus-client only when /metrics is asked for the first time.
+
+Nothing here can change anything: GET and HEAD only, no parameter is read. While we listen on a loopback address, the
+``Host`` of a request must be an address, ``localhost`` or this machine's name, so that a web page cannot read us
+through a name that it lets point to 127.0.0.1 (DNS rebinding). Who listens on other addresses has opened the numbers
+to that network on purpose, under whatever name a scraper there uses.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import sys
+import threading
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from shipper import __version__
+from shipper.errors import ConfigError
+from shipper.logs import get_logger
+from shipper.metrics import METRICS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from prometheus_client.core import Metric as Family
+
+    from shipper.config import HttpConfig
+    from shipper.health import Health
+    from shipper.metrics import Metrics
+
+#: Seconds that a client may take for its request; it sends a few hundred bytes over a local connection.
+CLIENT_TIMEOUT = 5.0
+#: Requests served at the same time; a scraper and two probes need three.
+MAX_CLIENTS = 16
+PATHS = ("/metrics", "/healthz", "/readyz")
+
+log = get_logger("http")
+
+
+class HttpServer:
+    """Serves the daemon's numbers and states from threads of its own.
+
+    ``start`` raises ConfigError when it cannot listen. A daemon that starts treats that as a mistake in the
+    configuration and does not start: an operator whose probes ask the wrong process would trust a lie. A reload
+    that moves the server to a taken address changes nothing, like any other bad configuration.
+    """
+
+    def __init__(self, config: HttpConfig, metrics: Metrics, health: Health) -> None:
+        self._listen = config.listen
+        self._metrics = metrics
+        self._health = health
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def address(self) -> str:
+        """``host:port`` as it is listened on; with port 0 in the configuration, the port that was taken."""
+        if self._server is None:
+            return self._listen
+        host, port = self._server.server_address[:2]
+        return f"[{host!s}]:{port}" if ":" in str(host) else f"{host!s}:{port}"
+
+    def start(self) -> None:
+        """Listen and serve. Raises ConfigError when the address is none, or taken, or not ours."""
+        host, port = split_address(self._listen)
+        try:
+            family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            self._server = _Server(where[:2], family, self._metrics, self._health, host)
+        except OSError as error:
+            raise ConfigError(
+                f"http.listen: cannot listen on {self._listen}: {error.strerror or error}; choose another port, stop"
+                " what uses this one, or set http.enabled to false"
+            ) from error
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="http", daemon=True)
+        self._thread.start()
+        log.info("listening", address=self.address)
+
+    def stop(self) -> None:
+        """Stop listening. A request in flight is let finish within its own timeout."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+        if self._thread is not None:
+            self._thread.join(CLIENT_TIMEOUT)
+            self._thread = None
+
+
+def split_address(listen: str) -> tuple[str, int]:
+    """Split ``host:port``, ``[v6]:port`` or ``:port`` (loopback). Raises ConfigError."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(f"http.listen: {listen!r} is not an address and a port, such as 127.0.0.1:8687")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Closing must not wait for a client that is slow on purpose; its thread ends by its own timeout.
+    block_on_close = False
+
+    def __init__(self, where: Any, family: int, metrics: Metrics, health: Health, host: str) -> None:
+        self.address_family = socket.AddressFamily(family)
+        self.metrics = metrics
+        self.health = health
+        self.loopback = ipaddress.ip_address(where[0].partition("%")[0]).is_loopback
+        self.hosts = {"localhost", socket.gethostname().lower(), host.lower()}
+        self.slots = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._registry: Any = None
+        self._registry_lock = threading.Lock()
+        super().__init__(where, _Request)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self.slots.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.slots.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
+        # A client that hangs up is its own affair; anything else is a fault of ours and must be seen.
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("a request failed", exc_info=error)
+
+    def registry(self) -> Any:
+        with self._registry_lock:
+            if self._registry is None:
+                from prometheus_client.registry import CollectorRegistry  # noqa: PLC0415 - 60 ms and 14 MiB
+
+                self._registry = CollectorRegistry(auto_describe=False)
+                self._registry.register(_Collector(self.metrics))
+            return self._registry
+
+
+class _Collector:
+    """Turns our numbers into prometheus-client's families, at each scrape."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterator[Family]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
+
+        series = self._metrics.series()
+        for metric in METRICS:
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(metric.name, metric.help, labels=metric.labels)
+            for labels, number in series[metric.name].items():
+                family.add_metric(labels, number)
+            yield family
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = CLIENT_TIMEOUT
+    server_version = f"shipper/{__version__}"
+    sys_version = ""
+
+    def do_GET(self) -> None:
+        if not self._host_is_ours():
+            self._answer(HTTPStatus.FORBIDDEN, "this host name is not ours; ask by address or as localhost\n")
+            return
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._metrics()
+        elif path == "/healthz":
+            state = self.server.health.as_dict()
+            self._json(HTTPStatus.OK if state["alive"] else HTTPStatus.SERVICE_UNAVAILABLE, state)
+        elif path == "/readyz":
+            state = self.server.health.as_dict()
+            self._json(HTTPStatus.OK if state["ready"] else HTTPStatus.SERVICE_UNAVAILABLE, state)
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, f"nothing here; there are {', '.join(PATHS)}\n")
+
+    do_HEAD = do_GET  # noqa: N815 - the base looks it up by this name
+
+    def __getattr__(self, name: str) -> Any:
+        # The base looks for do_<METHOD>; any other method gets 405 where the base would say 501.
+        if name.startswith("do_"):
+            return self._refuse
+        raise AttributeError(name)
+
+    def _refuse(self) -> None:
+        self.close_connection = True
+        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only\n", headers={"Allow": "GET, HEAD"})
+
+    def _metrics(self) -> None:
+        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
+
+        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+        self._answer(HTTPStatus.OK, encode(self.server.registry()), content_type=content_type)
+
+    def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
+        self._answer(status, json.dumps(value, indent=2) + "\n", content_type="application/json")
+
+    def _answer(
+        self,
+        status: HTTPStatus,
+        body: str | bytes,
+        *,
+        content_type: str = "text/plain; charset=utf-8",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        data = body.encode() if isinstance(body, str) else body
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    def _host_is_ours(self) -> bool:
+        text = self.headers.get("Host", "").strip().lower()
+        if not text or not self.server.loopback:
+            return True  # no Host: HTTP/1.0 and hand-made probes; a browser always sends one
+        bracketed = text.startswith("[")
+        name = text[1:].partition("]")[0] if bracketed else text.partition(":")[0]
+        if name in self.server.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's signature
+        log.debug("request", text=format % args)
