@@ -16,7 +16,7 @@ TIME_KEYS: Final = ("timestamp", "time", "ts", "@timestamp")
 RESERVED: Final = frozenset((*TIME_KEYS, "level", "severity", "message", "msg", "details"))
 
 _FALLBACK = re.compile(
-    r"(\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?) \[([A-Za-z]+)\](?: |$)"
+    r"(\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?) \[([A-Za-z]+)\](?: |$)"
 )
 _ACCESS = re.compile(
     r'(\S+) (\S+) (.{0,256}?) \[([^\]]{20,30})\] "((?:[^"\\]|\\.)*)" (\d{3}) (\d+|-)'
@@ -31,7 +31,7 @@ _TIME: Final = r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?: ?(?:
 _STAMPED = re.compile(rf"\[?({_TIME})\]?(?:\s+|$)")
 #: After the time: ``[WARN] x``, ``ERROR: x``, ``INFO x``, ``- app.db - ERROR - x``, ``ERROR:root:x``.
 _HEAD = re.compile(
-    r"(?:- )?(?:([\w.]+) - )?(\[ ?)?([A-Za-z]{3,13})(?(2) ?\])(?:( ?: ?)(?:([\w.]+):(?! ))?|(?:\s+[-|]\s+|\s+))(?=\S)"
+    r"(?:- )?(?:([\w.]+) - )?(\[ ?)?([A-Za-z]{3,13})(?(2) ?\])(?:( ?:\s*)(?:([\w.]+):(?! ))?|(?:\s+[-|]\s+|\s+))(?=\S)"
 )
 _LOOSE = re.compile(
     r"\[(?:\w+:)?([A-Za-z]{3,13})\]|(?<!\w)(TRACE|DEBUG|INFO|NOTICE|WARN|WARNING|ERROR|FATAL|CRITICAL|PANIC|SEVERE)(?!\w)"
@@ -210,12 +210,10 @@ class Reader:
         attributes, severity, headline = found
         first = text.partition("\n")[0]
         line = self._plain(first)
-        if first == headline or first not in {line.message, headline}:
-            # The head states no more than the error, or has its own time and level.
-            if line.message == first:
-                return Line(severity, headline, attributes, line.time)
-            return Line(max(severity, line.severity), line.message, {**line.attributes, **attributes}, line.time)
-        return Line(severity, headline, attributes, line.time)
+        if first in {headline, line.message}:
+            return Line(severity, headline, attributes, line.time)
+        # A line of log with its own level led to the trace.
+        return Line(line.severity, line.message, {**line.attributes, **attributes}, line.time)
 
     def _plain(self, text: str) -> Line:
         stamp = _STAMPED.match(text)
@@ -233,7 +231,7 @@ class Reader:
                 name = logger or (root if word in BARE else None)
                 start = head.end() if root is None or name is not None else head.start(5)
                 return Line(severity, text[start:], {} if name is None else {"logger": name}, time)
-        if stamp is not None or text[0] == "[":
+        if stamp is not None or text[:1] == "[":
             for match in _LOOSE.finditer(text, 0, _LOOSE_REACH):
                 severity = severity_of(match[1] or match[2])
                 if severity is not None:

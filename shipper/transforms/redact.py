@@ -20,10 +20,10 @@ import msgspec
 from msgspec import Meta
 
 from shipper.errors import ConfigError
+from shipper.parse.levels import ANSI
 from shipper.record import Batch
 from shipper.transform import Transform, TransformConfig
 
-_ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 _MARK: Final = "[redacted:"
 
 _KEY_WORDS: Final = (
@@ -51,7 +51,10 @@ _AWS_VALUE: Final = (
     r"(?i:aws.?secret.?access.?key|secret.?access.?key)[\W_]{1,8}(?P<bare>[A-Za-z0-9/+]{40})(?![A-Za-z0-9/+=])"
 )
 _DIGITS: Final = re.compile(r"(?<![\w.])\d(?:[ -]?\d){12,}(?![\w])", re.ASCII)
-_CARD_HEAD = re.compile(r"4|5[0-8]|2[2-7]|3[0-9]|6")
+#: Lengths by issuer (ISO/IEC 7812): Visa, Mastercard and JCB, American Express, Diners, all others.
+_CARD = re.compile(
+    r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7]|35)\d{14}|3[47]\d{13}|3(?:0[0-5]|[689]\d)\d{11}|(?:6\d|5[0678])\d{14,17}"
+)
 _TO_ZERO: Final = bytes(48 if 48 <= byte <= 57 else byte for byte in range(256))
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -214,9 +217,11 @@ class RedactTransform(Transform):
     def raw(self, raw: str) -> str:
         """Mask a raw line."""
         if "\x1b" in raw:
-            bare = _ANSI.sub("", raw)
-            masked = self.raw(bare)
-            return raw if masked == bare else masked
+            # Colours may stand inside a secret or its key: judge the bare text, and let the colours go with a secret.
+            bare = ANSI.sub("", raw)
+            if bare != raw:
+                masked = self.raw(bare)
+                return raw if masked == bare else masked
         start = raw.lstrip()
         if start[:1] != "{" or raw.rstrip()[-1:] != "}":
             return self.text(raw)
@@ -280,7 +285,7 @@ class RedactTransform(Transform):
         for start in starts:
             for end in reversed(ends):
                 digits = text[start:end].replace(" ", "").replace("-", "")
-                if 13 <= len(digits) <= 19 and _CARD_HEAD.match(digits) and _luhn(digits):
+                if _CARD.fullmatch(digits) and _luhn(digits):
                     rest = _DIGITS.sub(self._card, text[end:]) if end < len(text) else ""
                     return text[:start] + self._hidden("card", digits) + rest
         return text
