@@ -21,7 +21,7 @@ import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pymysql
 
@@ -170,7 +170,7 @@ class MariaDB:
     def _as_root() -> tuple[str, ...]:
         return ("--user=root",) if os.geteuid() == 0 else ()
 
-    def __enter__(self) -> MariaDB:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
