@@ -31,6 +31,9 @@ _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31"
 _SERVICE_COLORS = ("34", "35", "36", "94", "95", "96")
 _CSV_COLUMNS = ("ts", "level", "service", "container", "host", "source", "stream", "message", "attributes", "id")
 
+#: Characters of one attribute that ``pretty`` shows; all other forms show it whole.
+LONGEST = 200
+
 Show = Callable[[Record], str]
 
 
@@ -126,7 +129,8 @@ def csv_line(record: Record) -> str:
 class Pretty:
     """Shows records for people: local time, level, service, container, message, attributes.
 
-    ``now_ns`` says which day needs no date. Further lines of a message are marked with ``│``.
+    ``now_ns`` says which day needs no date. Further lines of a message are marked with ``│``, and so are those of a
+    stack trace. A value of more than `LONGEST` characters is cut, and says so.
     """
 
     def __init__(self, *, zone: tzinfo, now_ns: int, color: bool) -> None:
@@ -142,7 +146,14 @@ class Pretty:
         stamp = f"{day}{moment:%H:%M:%S}.{record.time_ns // 1_000_000 % 1000:03d}"
         who = visible(resource.service or resource.container or resource.source)
         message, *more = visible(record.message).split("\n")
-        attributes = _pairs({name: attribute_text(value) for name, value in record.attributes.items()})
+        texts = {name: attribute_text(value) for name, value in record.attributes.items()}
+        if trace := texts.pop("exception.stacktrace", ""):
+            # The trace begins with both.
+            texts.pop("exception.type", None)
+            texts.pop("exception.message", None)
+            lines = visible(trace).split("\n")
+            more += lines[1:] if lines[0] == message else lines
+        attributes = _pairs({name: _cut(text) for name, text in texts.items()})
         parts = [
             self._paint(stamp, "2"),
             self._paint(f"{record.level.upper():<5}", _COLORS[record.level]),
@@ -150,11 +161,15 @@ class Pretty:
             message,
             self._paint(attributes, "2") if attributes else "",
         ]
-        lines = [" ".join(filter(None, parts)), *(f"    │ {line}" for line in more)]
-        return "\n".join(lines) + "\n"
+        shown = [" ".join(filter(None, parts)), *(f"    │ {line}" for line in more)]
+        return "\n".join(shown) + "\n"
 
     def _paint(self, text: str, color: str) -> str:
         return f"\x1b[{color}m{text}\x1b[0m" if self._color and text else text
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST} more)"
 
 
 def _pairs(pairs: dict[str, str]) -> str:

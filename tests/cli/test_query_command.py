@@ -213,3 +213,15 @@ def test_pager_only_on_a_terminal(rows: Path) -> None:
         os.close(leader)
         os.close(follower)
     assert "connection refused" in (rows / "paged").read_text()
+
+
+def test_pretty_shows_a_trace_as_lines_and_cuts_long_values(rows_sink: Path, run: Run) -> None:
+    trace = record(
+        0, "E: x", **{"exception.type": "E", "exception.message": "x", "exception.stacktrace": "E: x\n  at a\n  at b"}
+    )
+    long = record(1, "long", blob="y" * 250)
+    (rows_sink / "rows.jsonl").write_bytes(b"".join(msgspec.json.encode(r) + b"\n" for r in (trace, long)))
+    lines = run("query", "--all", "--utc").stdout.splitlines()
+    assert lines[0].endswith("INFO  api E: x")
+    assert lines[1:3] == ["    │   at a", "    │   at b"]
+    assert lines[3].endswith(f'long blob="{"y" * 200}… (50 more)"')

@@ -37,7 +37,7 @@ def test_docker_lines_are_recognised_joined_and_parsed(tmp_path: Path, run: Run,
     lines = [
         docker_line('{"level":"warn","message":"slow","ms":7}\n', 1),
         docker_line("x" * 16_384, 2),
-        docker_line("line\n", 3),
+        docker_line("line\n", 2),
         docker_line("TypeError: x\n", 4, "stderr"),
         docker_line("    at a (/a.js:1:2)\n", 4, "stderr"),
         docker_line("\x1b[32mok\x1b[0m\n", 5),
@@ -50,13 +50,13 @@ def test_docker_lines_are_recognised_joined_and_parsed(tmp_path: Path, run: Run,
     assert [(record["level"], record["message"], record["stream"]) for record in records][:3] == [
         ("warn", "slow", "stdout"),
         ("info", "x" * 16_384 + "line", "stdout"),
-        ("error", "TypeError: x\n    at a (/a.js:1:2)", "stderr"),
+        ("error", "TypeError: x", "stderr"),
     ]
+    assert records[2]["attributes"]["exception.stacktrace"] == "TypeError: x\n    at a (/a.js:1:2)"
     assert records[0]["attributes"] == {"ms": 7}
     assert "Docker json-file: 6 lines became 4 records" in answer.stderr
     shown = run("test-parse", path).stdout
     assert "line 4: ERROR 2026-11-22T12:00:04.5" in shown
-    assert "         │     at a (/a.js:1:2)\n" in shown
     assert "\x1b" not in shown
 
 
