@@ -17,7 +17,6 @@ names that a record lacks are looked up in its resource (``container.id``).
 
 from __future__ import annotations
 
-import difflib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -504,6 +503,8 @@ class _Parser:
         name = _LEVEL_ALIASES.get(value.lower(), value.lower())
         if name in SEVERITIES:
             return name
+        import difflib  # noqa: PLC0415 - only a mistake pays for it
+
         close = difflib.get_close_matches(name, [*_LEVEL_NAMES, *_LEVEL_ALIASES], n=1)
         advice = f"did you mean '{close[0]}'?" if close else f"levels are {', '.join(_LEVEL_NAMES)}"
         raise self._error(f"unknown level '{value}'", at, advice)
