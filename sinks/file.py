@@ -421,13 +421,13 @@ class FileSink(Sink):
         """Give the files that were written after a position, each with the offset to begin at."""
         if inode == self._inode:
             return [(self._path, size)] if size <= self._size else []
-        for entry in os.scandir(self._path.parent):
-            if entry.name.startswith(self._path.name) and entry.inode() == inode:
-                found = Path(entry.path)
-                number = entry.name.removeprefix(self._path.name + ".")
-                newer = range(1, int(number)) if number.isdecimal() else range(0)
-                later = [(self._number(n), 0) for n in newer if self._number(n).exists()]
-                return [(found, size), *later, (self._path, 0)]
+        with os.scandir(self._path.parent) as entries:
+            name = next((e.name for e in entries if e.name.startswith(self._path.name) and e.inode() == inode), None)
+        if name is not None:
+            number = name.removeprefix(self._path.name + ".")
+            newer = range(1, int(number)) if number.isdecimal() else range(0)
+            later = [(self._number(n), 0) for n in newer if self._number(n).exists()]
+            return [(self._path.with_name(name), size), *later, (self._path, 0)]
         return []
 
     def _keys(self, path: Path, start: int) -> Iterator[int]:
