@@ -99,7 +99,7 @@ def test_text_in_a_file_has_no_colours_and_a_traceback_stands_below_its_line(
 ) -> None:
     configured(stream, format="text")
     try:
-        os.stat("/nowhere/at/all")
+        Path("/nowhere/at/all").stat()
     except OSError:
         logs.get_logger("reader").exception("broken", path="/a")
     assert "\x1b" not in stream.getvalue()
