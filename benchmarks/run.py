@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from shipper.testing.daemon import Daemon, Usage, eventually
+from shipper.testing.logs_database import LogsDatabase
+from shipper.testing.mariadb import MariaDB
 
 HERE = Path(__file__).resolve().parent
 MIB = 1 << 20
@@ -154,7 +156,7 @@ def memory_over_file_size(bench: Bench) -> None:
 
 
 def to_mariadb(bench: Bench) -> None:
-    with mariadb(bench) as server:
+    with mariadb() as server:
         ratio, runs = bench.costs(server.fresh)
         note = f"{rate(bench, runs):,.0f} lines/s"
         bench.add(Figure("Docker log to MariaDB, load_data: CPU", ratio, "yardsticks", 8, note=note))
@@ -219,14 +221,14 @@ def start_to_first_line(bench: Bench) -> None:
         bench.add(Figure(f"start to first line delivered, {name}", statistics.median(seconds), "s", 0.4))
 
     measure("SQLite", fresh_sqlite, lambda: sqlite_count(sink))
-    with mariadb(bench) as server:
+    with mariadb() as server:
         measure("MariaDB", lambda: {**server.fresh(), "load_data": False}, server.count)
 
 
 def latency(bench: Bench) -> None:
     sink = bench.sqlite()
     latency_of(bench, "SQLite", sink, lambda: sqlite_count(sink))
-    with mariadb(bench) as server:
+    with mariadb() as server:
         latency_of(bench, "MariaDB", {**server.fresh(), "load_data": False}, server.count)
 
 
@@ -282,63 +284,38 @@ ACCESS = {"user": "nobody", "password": "nothing", "database": "logs"}
 
 
 class Database:
-    """One MariaDB server for the figures, each run in a table of its own."""
+    """One MariaDB server for the figures, each run in an empty table."""
 
-    def __init__(self, server: Any) -> None:
-        self._server = server
-        self._number = 0
-        self._connection = server.connect()
-
-    @property
-    def table(self) -> str:
-        return f"logs_{self._number}"
+    def __init__(self, logs: LogsDatabase) -> None:
+        self._logs = logs
 
     def fresh(self) -> dict[str, Any]:
-        """A sink on a new table, with the fast path on; the table before it is dropped."""
-        self._execute(f"DROP TABLE IF EXISTS {self.table}")
-        self._number += 1
-        return {**self._server.sink(), "table": self.table, "load_data": True}
+        """A sink with the fast path on; the table that the run before it left is dropped."""
+        self._logs.execute(f"DROP TABLE IF EXISTS {self._logs.table}")
+        return self._logs.sink(load_data=True)
 
     def count(self) -> int:
-        return int(self._execute(f"SELECT COUNT(*) FROM {self.table}")[0][0]) if self._exists() else 0
+        return len(self._logs.rows("1"))
 
     def load_seconds(self, path: Path, lines: int) -> float:
         """The seconds the server needs to load the rows of the table from a file into the emptied table."""
         path.unlink(missing_ok=True)
         path.parent.chmod(0o777)
-        self._execute(f"SELECT * INTO OUTFILE '{path}' CHARACTER SET utf8mb4 FROM {self.table}")
-        self._execute(f"TRUNCATE TABLE {self.table}")
+        self._logs.execute(f"SELECT * INTO OUTFILE '{path}' CHARACTER SET utf8mb4 FROM {self._logs.table}")
+        self._logs.execute(f"TRUNCATE TABLE {self._logs.table}")
         begin = time.monotonic()
-        self._execute(f"LOAD DATA INFILE '{path}' INTO TABLE {self.table} CHARACTER SET utf8mb4")
+        self._logs.execute(f"LOAD DATA INFILE '{path}' INTO TABLE {self._logs.table} CHARACTER SET utf8mb4")
         seconds = time.monotonic() - begin
         if self.count() != lines:
             raise RuntimeError(f"{self.count()} rows loaded of {lines}")
         return seconds
 
-    def close(self) -> None:
-        self._connection.close()
-
-    def _exists(self) -> bool:
-        return bool(self._execute(f"SHOW TABLES LIKE '{self.table}'"))
-
-    def _execute(self, statement: str) -> Any:
-        with self._connection.cursor() as cursor:
-            cursor.execute(statement)
-            rows = cursor.fetchall()
-        self._connection.commit()
-        return rows
-
 
 @contextmanager
-def mariadb(bench: Bench) -> Iterator[Database]:
-    from shipper.testing.mariadb import MariaDB  # noqa: PLC0415 - only where there is a server
-
+def mariadb() -> Iterator[Database]:
+    """A server with default settings and a database on it."""
     with MariaDB() as server:
-        database = Database(server)
-        try:
-            yield database
-        finally:
-            database.close()
+        yield Database(LogsDatabase(server))
 
 
 def rate(bench: Bench, runs: list[Usage]) -> float:

@@ -104,6 +104,19 @@ class Daemon:
         process = self._spawn("--once")
         return _reaped(process, begin, timeout)
 
+    def command(self, *args: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run another command of ``shipper`` on this configuration; what it said and its exit code."""
+        return subprocess.run(
+            [sys.executable, "-m", "shipper", *args, "--config", str(self.path)],
+            cwd=self.directory,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self._environ,
+            timeout=timeout,
+            check=False,
+        )
+
     def kill9(self) -> None:
         """Kill the whole process group at once, as the kernel would when memory is short. Nothing if it has ended."""
         if self.process is None:

@@ -49,6 +49,7 @@ class DockerLog:
         self.name, self.image, self.labels, self.tty = name, image, labels or {}, tty
         self.max_size, self.max_file, self.compress, self.attrs = max_size, max_file, compress, attrs
         self.clock_ns = time.time_ns()
+        self.rotations = 0
         self.directory.mkdir(parents=True)
         if config:
             self.configure()
@@ -105,6 +106,7 @@ class DockerLog:
 
     def rotate(self) -> None:
         """Rotate now: unlink for one file, else rename up the chain, then open a new file."""
+        self.rotations += 1
         self._file.close()
         ending = ".gz" if self.compress else ""
         if self.max_file <= 1:

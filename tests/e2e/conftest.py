@@ -11,6 +11,8 @@ import pytest
 
 from shipper.testing.daemon import Daemon
 from shipper.testing.docker_engine import DockerEngine, EngineUnavailableError
+from shipper.testing.logs_database import LogsDatabase
+from shipper.testing.mariadb import MariaDB
 
 MakeDaemon = Callable[..., Daemon]
 
@@ -27,6 +29,35 @@ def engine() -> Iterator[DockerEngine]:
         pytest.skip(str(error))
     yield engine
     engine.stop()
+
+
+def _need_mariadb() -> None:
+    if not MariaDB.available() and not os.environ.get("CI"):
+        pytest.skip("mariadbd is not installed; the package mariadb-server has it")
+
+
+@pytest.fixture(scope="session")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    """A private MariaDB server that every test of the run may use and none may stop."""
+    _need_mariadb()
+    with MariaDB(tmp_path_factory.mktemp("mariadb")) as server:
+        yield server
+
+
+@pytest.fixture
+def database(mariadb: MariaDB) -> Iterator[LogsDatabase]:
+    """A database of the test's own on the shared server."""
+    database = LogsDatabase(mariadb)
+    yield database
+    database.drop()
+
+
+@pytest.fixture
+def own_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LogsDatabase]:
+    """A database on a server that the test may kill."""
+    _need_mariadb()
+    with MariaDB(tmp_path_factory.mktemp("own-mariadb")) as server:
+        yield LogsDatabase(server)
 
 
 @pytest.fixture
