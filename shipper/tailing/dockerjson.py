@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 #: A fragment of Docker's is at least this long; a shorter one was the process's last words.
 FRAGMENT_BYTES = 16384
-#: How far back the run of lines with equal times is rebuilt.
+#: How far back the run of lines with equal times is rebuilt: usually, and at most.
 LOOKBACK = 64 * 1024
+LOOKBACK_MOST = 16 << 20
 
 _WHOLE = {"\n"}
 _RETURN = {"\r"}
@@ -73,20 +74,29 @@ class DockerLines:
 
     def begin(self, tail: Tail) -> None:
         """Rebuild the run of equal times that reading continues."""
-        tail.run_stamp, tail.run = 0, {}
-        start = max(0, tail.position - LOOKBACK)
-        lines = tail.data.read(start, tail.position - start).split(b"\n")[:-1]
-        for raw in lines[1:] if start else lines:
-            stripped = raw.lstrip(b"\0") + b"\n"
-            line = self._line(stripped)
-            if line is not None:
-                self._distinct(tail, stripped, self._time(line.time))
+        window = LOOKBACK
+        while not self._look_back(tail, window) and window < LOOKBACK_MOST:
+            window *= 4
         if not self._container.known:
             first = tail.data.read(0, LOOKBACK).lstrip(b"\0").partition(b"\n")[0]
             try:
                 self._container.tagged(msgspec.json.decode(first, type=_Tagged).attrs.get("tag", ""))
             except msgspec.MsgspecError:
                 return
+
+    def _look_back(self, tail: Tail, window: int) -> bool:
+        """Rebuild the run from the bytes before the position; tell whether its beginning was among them."""
+        tail.run_stamp, tail.run = 0, {}
+        start = max(0, tail.position - window)
+        lines = tail.data.read(start, tail.position - start).split(b"\n")[:-1]
+        runs = 0
+        for raw in lines[1:] if start else lines:
+            stripped = raw.lstrip(b"\0") + b"\n"
+            line = self._line(stripped)
+            stamp = tail.run_stamp if line is None else self._time(line.time)
+            runs += stamp != tail.run_stamp
+            self._distinct(tail, stripped, stamp)
+        return start == 0 or runs > 1
 
     def decode(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
         """Give a batch of the block's lines, or feed the joiner and give None."""

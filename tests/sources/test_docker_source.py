@@ -437,7 +437,7 @@ def test_unlinked_file_is_read_to_its_end(read, container):
     log.write("three")
     assert reading.after(1.1) == ["two", "three"]
     assert [b.at_risk for b in reading.batches][-2:] == [True, False]
-    reading.after(3)
+    reading.after(6)
     assert len(reading.positions.forgotten) == 1
 
 
