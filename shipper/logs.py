@@ -210,6 +210,8 @@ class Grouping(logging.Handler):
     def _plain(self, value: Any) -> Any:
         if value is None or isinstance(value, (bool, int, float)):
             return value
+        if isinstance(value, (list, tuple)):
+            return [self._plain(item) for item in value]
         text = self._mask(str(value))
         return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}… ({len(text)} characters)"
 
@@ -218,7 +220,7 @@ class Grouping(logging.Handler):
             self._write(event)
             return
         now = self._clock.monotonic()
-        texts = (f"{name}={value}" for name, value in sorted(event.fields.items()) if isinstance(value, str))
+        texts = (f"{name}={value}" for name, value in sorted(event.fields.items()) if isinstance(value, (str, list)))
         key = (event.component, event.text, str(event.fields.get("sink", "")), *texts)
         kind = self._kinds.get(key)
         if kind is not None and now - kind.opened >= kind.window:

@@ -72,7 +72,7 @@ def said(stream: io.StringIO) -> list[dict[str, object]]:
 
 def test_away_from_a_terminal_each_event_is_one_json_object(configured: Configure, stream: io.StringIO) -> None:
     configured(stream)
-    logs.get_logger("delivery").bind(sink="mysql").info("connected", port=3306, text="two\nlines")
+    logs.get_logger("delivery").bind(sink="mysql").info("connected", port=3306, text="two\nlines", sinks=("a", "b"))
     (event,) = said(stream)
     assert event.pop("time").endswith("Z")
     assert event == {
@@ -82,6 +82,7 @@ def test_away_from_a_terminal_each_event_is_one_json_object(configured: Configur
         "sink": "mysql",
         "port": 3306,
         "text": "two\nlines",
+        "sinks": ["a", "b"],
     }
 
 
