@@ -197,15 +197,20 @@ def open_trace(line: str, rule: str = "trace") -> Trace | None:
         if _FRAME.match(head) and not head.lstrip().startswith("..."):
             return Trace("v8", certain=True, braces=line.rstrip().endswith("{"))
         return Trace("python") if head.endswith(_PYTHON_HEAD) else None
-    if head.endswith(_PYTHON_HEAD):
-        return Trace("python")
-    if _GO_HEAD.match(head):
+    # Most lines are no head: plain searches turn them away before any regular expression sees them.
+    last = head[-1]
+    if last == ":":
+        if head.endswith(_PYTHON_HEAD):
+            return Trace("python")
+        if _GOROUTINE.match(head):
+            return Trace("go", certain=True, state="goroutine")
+    if ("panic" in head or "fatal error" in head) and _GO_HEAD.match(head):
         return Trace("go")
-    if _GOROUTINE.match(head):
-        return Trace("go", certain=True, state="goroutine")
-    if _CODE_HEAD.match(head):
+    if last.isdecimal() and _CODE_HEAD.match(head):
         return Trace("code")
-    if _CAUSE_HEAD.match(head) or _ERROR_HEAD.search(head):
+    if (("Error" in head or "Exception" in head or "Throwable" in head) and _ERROR_HEAD.search(head)) or (
+        head[0] in "CEU" and _CAUSE_HEAD.match(head)
+    ):
         return Trace("v8", braces=line.rstrip().endswith("{"))
     return None
 
