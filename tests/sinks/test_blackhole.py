@@ -21,7 +21,7 @@ class TestBlackhole(SinkContract):
         return None
 
 
-def test_counts_records_and_bytes_of_source_text():
+def test_counts_records_and_bytes_of_source_text() -> None:
     sink = BlackholeSink(BlackholeConfig(type="blackhole"))
     sink.open()
     sink.write(make_batch(["12345", "é"]))
@@ -30,6 +30,6 @@ def test_counts_records_and_bytes_of_source_text():
     assert (sink.records, sink.bytes) == (3, 6 + 3 + 2)
 
 
-def test_parses_by_default_and_not_if_told():
+def test_parses_by_default_and_not_if_told() -> None:
     assert BlackholeSink(BlackholeConfig(type="blackhole")).wants_parse
     assert not BlackholeSink(BlackholeConfig(type="blackhole", parse=False)).wants_parse

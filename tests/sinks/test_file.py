@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,11 +25,11 @@ from shipper.testing.sink_contract import SinkContract
 from sinks.file import FileConfig, FileSink
 
 
-def make(tmp_path: Path, clock: FakeClock | None = None, **options) -> FileSink:
+def make(tmp_path: Path, clock: FakeClock | None = None, **options: Any) -> FileSink:
     return FileSink(FileConfig(type="file", path=str(tmp_path / "out.log"), **options), clock=clock)
 
 
-def resumed(tmp_path: Path, position: str | None, clock: FakeClock | None = None, **options) -> FileSink:
+def resumed(tmp_path: Path, position: str | None, clock: FakeClock | None = None, **options: Any) -> FileSink:
     sink = make(tmp_path, clock, **options)
     sink.resume(position)
     sink.open()
@@ -90,7 +91,7 @@ class TestRaw(TestText):
         return make(tmp_path, format="raw", fsync="never")
 
 
-def test_raw_gives_the_bytes_the_application_wrote(tmp_path):
+def test_raw_gives_the_bytes_the_application_wrote(tmp_path: Path) -> None:
     sink = resumed(tmp_path, None, format="raw")
     assert not sink.wants_parse
     sink.write(make_batch(["a\tb \x1b[1m", "", "at x\n  at y", "cr\r", "é"], parsed=False))
@@ -98,7 +99,7 @@ def test_raw_gives_the_bytes_the_application_wrote(tmp_path):
     assert (tmp_path / "out.log").read_bytes() == "a\tb \x1b[1m\n\nat x\n  at y\ncr\r\né\n".encode()
 
 
-def test_json_carries_the_raw_line_when_asked(tmp_path):
+def test_json_carries_the_raw_line_when_asked(tmp_path: Path) -> None:
     sink = resumed(tmp_path, None, include_raw=True)
     sink.write(make_batch(["parsed"], raws=['{"msg":"parsed"}']))
     sink.close()
@@ -108,7 +109,9 @@ def test_json_carries_the_raw_line_when_asked(tmp_path):
 @pytest.mark.parametrize("file_format", ["json", "text", "raw"])
 @pytest.mark.parametrize("rotate_size", [0, 3_000])
 @pytest.mark.parametrize("crashes", [1, 2])
-def test_no_line_is_lost_or_doubled_by_crashes(tmp_path, file_format, rotate_size, crashes):
+def test_no_line_is_lost_or_doubled_by_crashes(
+    tmp_path: Path, file_format: str, rotate_size: int, crashes: int
+) -> None:
     """Every prefix of the replay may be acknowledged and saved before the second crash."""
     options = {"format": file_format, "rotate_size": rotate_size, "rotate_keep": 50, "fsync": "never"}
     batches = [make_batch([f"line {i % 3}" for i in range(7)], start_ns=START_NS + n * 10**10) for n in range(6)]
@@ -141,7 +144,7 @@ def test_no_line_is_lost_or_doubled_by_crashes(tmp_path, file_format, rotate_siz
     assert found == wanted
 
 
-def test_a_failed_write_does_not_use_up_the_awaited_lines(tmp_path):
+def test_a_failed_write_does_not_use_up_the_awaited_lines(tmp_path: Path) -> None:
     sink = resumed(tmp_path, None)
     start = sink.position()
     batch = make_batch(["one", "two"])
@@ -157,7 +160,7 @@ def test_a_failed_write_does_not_use_up_the_awaited_lines(tmp_path):
     assert messages(tmp_path) == ["one", "two", "three" * 2_000]
 
 
-def test_awaited_lines_that_do_not_come_are_forgotten_after_a_minute_of_writes(tmp_path):
+def test_awaited_lines_that_do_not_come_are_forgotten_after_a_minute_of_writes(tmp_path: Path) -> None:
     clock = FakeClock()
     sink = resumed(tmp_path, None, format="raw")
     start = sink.position()
@@ -173,7 +176,7 @@ def test_awaited_lines_that_do_not_come_are_forgotten_after_a_minute_of_writes(t
     assert lines(tmp_path) == ["same", "other", "same"]
 
 
-def test_json_without_a_saved_position_knows_its_ids(tmp_path):
+def test_json_without_a_saved_position_knows_its_ids(tmp_path: Path) -> None:
     """The state directory was deleted: all lines come again."""
     sink = resumed(tmp_path, None)
     sink.write(make_batch(["one", "two"]))
@@ -185,7 +188,7 @@ def test_json_without_a_saved_position_knows_its_ids(tmp_path):
 
 
 @pytest.mark.parametrize("file_format", ["json", "raw"])
-def test_a_line_of_ours_torn_by_a_crash_is_cut_off_and_written_again(tmp_path, file_format):
+def test_a_line_of_ours_torn_by_a_crash_is_cut_off_and_written_again(tmp_path: Path, file_format: str) -> None:
     sink = resumed(tmp_path, None, format=file_format)
     start = sink.position()
     batch = make_batch(["one", "two two"])
@@ -200,7 +203,7 @@ def test_a_line_of_ours_torn_by_a_crash_is_cut_off_and_written_again(tmp_path, f
     assert lines(tmp_path) == whole
 
 
-def test_a_foreign_last_line_is_ended_not_cut(tmp_path):
+def test_a_foreign_last_line_is_ended_not_cut(tmp_path: Path) -> None:
     (tmp_path / "out.log").write_text("somebody's notes")
     sink = resumed(tmp_path, None, format="raw")
     sink.write(make_batch(["ours"]))
@@ -224,7 +227,7 @@ class file_size_limit:  # noqa: N801 - reads as a statement
         signal.signal(signal.SIGXFSZ, self.handler)
 
 
-def test_a_write_that_stops_half_way_leaves_the_file_as_before(tmp_path):
+def test_a_write_that_stops_half_way_leaves_the_file_as_before(tmp_path: Path) -> None:
     sink = resumed(tmp_path, None)
     sink.write(make_batch(["first"]))
     before = (tmp_path / "out.log").read_bytes()
@@ -239,7 +242,7 @@ def test_a_write_that_stops_half_way_leaves_the_file_as_before(tmp_path):
     assert len(messages(tmp_path)) == 11
 
 
-def test_a_full_disk_is_retryable_and_says_so():
+def test_a_full_disk_is_retryable_and_says_so() -> None:
     if not os.access("/dev/full", os.W_OK):
         pytest.skip("no /dev/full")
     sink = FileSink(FileConfig(type="file", path="/dev/full"))
@@ -247,7 +250,7 @@ def test_a_full_disk_is_retryable_and_says_so():
         sink.open()
 
 
-def test_a_second_writer_is_parked_until_the_first_is_gone(tmp_path):
+def test_a_second_writer_is_parked_until_the_first_is_gone(tmp_path: Path) -> None:
     first, second = resumed(tmp_path, None), make(tmp_path)
     with pytest.raises(ParkedError, match="another process"):
         second.open()
@@ -257,7 +260,7 @@ def test_a_second_writer_is_parked_until_the_first_is_gone(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["rename", "unlink"])
-def test_rotation_by_others_is_followed(tmp_path, how):
+def test_rotation_by_others_is_followed(tmp_path: Path, how: str) -> None:
     sink = resumed(tmp_path, None)
     sink.write(make_batch(["one"]))
     path = tmp_path / "out.log"
@@ -271,7 +274,7 @@ def test_rotation_by_others_is_followed(tmp_path, how):
     sink.close()
 
 
-def test_lines_in_a_file_rotated_by_others_are_remembered_too(tmp_path):
+def test_lines_in_a_file_rotated_by_others_are_remembered_too(tmp_path: Path) -> None:
     sink = resumed(tmp_path, None)
     start = sink.position()
     sink.write(make_batch(["one"]))
@@ -286,7 +289,7 @@ def test_lines_in_a_file_rotated_by_others_are_remembered_too(tmp_path):
     assert messages(tmp_path) == ["two"]
 
 
-def test_own_rotation_keeps_the_newest(tmp_path):
+def test_own_rotation_keeps_the_newest(tmp_path: Path) -> None:
     sink = resumed(tmp_path, None, format="raw", rotate_size=10, rotate_keep=2)
     for number in range(5):
         sink.write(make_batch([f"batch {number}"]))
@@ -295,7 +298,7 @@ def test_own_rotation_keeps_the_newest(tmp_path):
     assert found == {"out.log": "batch 4\n", "out.log.1": "batch 3\n", "out.log.2": "batch 2\n"}
 
 
-def test_a_gap_in_the_chain_is_used_before_anything_is_deleted(tmp_path):
+def test_a_gap_in_the_chain_is_used_before_anything_is_deleted(tmp_path: Path) -> None:
     """A shift that failed half-way leaves a gap."""
     (tmp_path / "out.log.1").write_text("b\n")
     (tmp_path / "out.log.3").write_text("a\n")
@@ -306,7 +309,7 @@ def test_a_gap_in_the_chain_is_used_before_anything_is_deleted(tmp_path):
     assert [(tmp_path / f"out.log.{n}").read_text() for n in (1, 2, 3)] == ["c\n", "b\n", "a\n"]
 
 
-def test_compression_packs_what_has_been_closed_for_a_minute(tmp_path):
+def test_compression_packs_what_has_been_closed_for_a_minute(tmp_path: Path) -> None:
     import time
 
     clock = FakeClock(time.time_ns())
@@ -323,7 +326,7 @@ def test_compression_packs_what_has_been_closed_for_a_minute(tmp_path):
     assert packed.stat().st_mode & 0o777 == 0o640
 
 
-def test_mode_is_0640_whatever_the_umask(tmp_path):
+def test_mode_is_0640_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
         resumed(tmp_path, None).close()
@@ -332,7 +335,7 @@ def test_mode_is_0640_whatever_the_umask(tmp_path):
     assert (tmp_path / "out.log").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_missing_directory_parks_and_says_what_to_do(tmp_path):
+def test_a_missing_directory_parks_and_says_what_to_do(tmp_path: Path) -> None:
     sink = make(tmp_path / "missing")
     with pytest.raises(ParkedError, match="see that its directory exists"):
         sink.open()
@@ -340,13 +343,13 @@ def test_a_missing_directory_parks_and_says_what_to_do(tmp_path):
         sink.healthcheck()
 
 
-def test_a_wrong_size_is_told_when_the_config_is_loaded(tmp_path):
+def test_a_wrong_size_is_told_when_the_config_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="rotate_size: not a size: 'big'"):
         make(tmp_path, rotate_size="big")
 
 
 @pytest.mark.parametrize(("fsync", "expected"), [("batch", 3), ("interval", 2), ("never", 0)])
-def test_fsync_is_done_as_promised(tmp_path, monkeypatch, fsync, expected):
+def test_fsync_is_done_as_promised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fsync: str, expected: int) -> None:
     synced = []
     monkeypatch.setattr(os, "fdatasync", synced.append)
     clock = FakeClock()
@@ -358,15 +361,16 @@ def test_fsync_is_done_as_promised(tmp_path, monkeypatch, fsync, expected):
     assert len(synced) == expected
 
 
-def test_a_failing_sync_leaves_the_file_as_before(tmp_path, monkeypatch):
+def test_a_failing_sync_leaves_the_file_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = resumed(tmp_path, None)
 
     def fail(_: int) -> None:
         raise OSError(5, "Input/output error")
 
-    with monkeypatch.context() as patch, pytest.raises(RetryableError, match="Input/output error"):
+    with monkeypatch.context() as patch:
         patch.setattr(os, "fdatasync", fail)
-        sink.write(make_batch(["one"]))
+        with pytest.raises(RetryableError, match="Input/output error"):
+            sink.write(make_batch(["one"]))
     assert lines(tmp_path) == []
     sink.open()
     sink.write(make_batch(["one"]))
@@ -394,7 +398,7 @@ sink.close()
 
 
 @pytest.mark.parametrize("file_format", ["json", "raw"])
-def test_kill_9_at_random_moments(tmp_path, file_format):
+def test_kill_9_at_random_moments(tmp_path: Path, file_format: str) -> None:
     """A real process is killed in the middle of writes; what it printed last was its checkpoint."""
     import random
 
