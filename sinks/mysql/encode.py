@@ -1,0 +1,67 @@
+"""Rows as bytes: the VALUES of an INSERT, or the file of a LOAD DATA.
+
+The file uses control characters that log text hardly ever holds as its separators, so that nothing needs to be
+escaped: whether one occurs is counted once per batch, and only then is every value escaped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sinks._sql import Rows, Tail
+
+FIELD, ROW, ESCAPE = "\x1e", "\x1d", "\x1c"
+NULL = ESCAPE + "N"
+#: The clauses of LOAD DATA for this format.
+FORMAT = "FIELDS TERMINATED BY X'1E' ESCAPED BY X'1C' LINES TERMINATED BY X'1D'"
+
+
+def load_file(rows: Rows) -> bytes:
+    """Make the file of a LOAD DATA. Raises UnicodeEncodeError for lone surrogates."""
+    nulls = 0
+    columns: list[Sequence[str]] = [rows.ids, rows.levels, rows.messages]
+    for values in (rows.details, *rows.mapped):
+        nulls += values.count(None)
+        columns.append([NULL if value is None else value for value in values])
+    columns.append(rows.created)
+    tails: dict[Tail, str] = {}
+    for tail in set(rows.tails):
+        tails[tail] = FIELD.join(NULL if value is None else _escaped(value) for value in tail.columns)
+    text = ROW.join(map(FIELD.join, zip(*columns, map(tails.__getitem__, rows.tails), strict=True))) + ROW
+    own = {tail: text.count(ESCAPE) for tail, text in tails.items()}
+    escapes = nulls + sum(map(own.__getitem__, rows.tails))
+    if (
+        text.count(ROW) != len(rows)
+        or text.count(FIELD) != len(rows) * (len(columns) + 4)
+        or text.count(ESCAPE) != escapes
+    ):
+        whole: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages, rows.details, *rows.mapped]
+        plain = [[NULL if value is None else _escaped(value) for value in values] for values in (*whole, rows.created)]
+        text = ROW.join(map(FIELD.join, zip(*plain, map(tails.__getitem__, rows.tails), strict=True))) + ROW
+    return text.encode()
+
+
+def _escaped(text: str) -> str:
+    return text.replace(ESCAPE, ESCAPE * 2).replace(FIELD, ESCAPE + FIELD).replace(ROW, ESCAPE + ROW)
+
+
+def values(rows: Rows) -> list[bytes]:
+    """Make each row's ``('...',NULL,...)``. Raises UnicodeEncodeError for lone surrogates."""
+    whole: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages, rows.details, *rows.mapped, rows.created]
+    columns = [_quoted(column) for column in whole]
+    tails = {tail: ",".join(_quoted(tail.columns)) for tail in set(rows.tails)}
+    columns.append([tails[tail] for tail in rows.tails])
+    return [f"({row})".encode() for row in map(",".join, zip(*columns, strict=True))]
+
+
+def _quoted(texts: Sequence[str | None]) -> list[str]:
+    """Quote texts. Within single quotes only the quote and the backslash mean something, sql_mode being ours."""
+    whole = "".join(filter(None, texts))
+    if "\\" in whole or "'" in whole:
+        return [
+            "NULL" if text is None else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'" for text in texts
+        ]
+    return ["NULL" if text is None else f"'{text}'" for text in texts]

@@ -1,0 +1,279 @@
+"""The sink: one transaction per batch, by multi-row INSERT or by LOAD DATA LOCAL."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, ClassVar
+
+import pymysql
+
+from shipper.errors import PartialError, PermanentError, RetryableError, SinkError
+from shipper.sink import Limits, Sink, SinkConfig
+from sinks import _sql
+from sinks.mysql import encode, faults
+from sinks.mysql.config import MysqlConfig
+from sinks.mysql.schema import Maintenance, Server, add_partitions, prepare
+from sinks.mysql.session import Session, connect, quoted, where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from shipper.record import Batch
+
+#: A statement holds at most this many bytes, and at most a quarter of what the server takes in one packet.
+_STATEMENT = 4 << 20
+#: Rows that one write singles out itself before it leaves the search to the delivery.
+_SINGLED = 16
+#: Errors that say LOAD DATA LOCAL is not allowed: MariaDB, MySQL 8, older servers.
+_NO_LOAD = frozenset({3948, 4166, 1148})
+_log = logging.getLogger(__name__)
+
+
+class MysqlSink(Sink):
+    """Writes batches to the table. ``now`` gives seconds since 1970, for partitions and retention."""
+
+    config: ClassVar[type[SinkConfig]] = MysqlConfig
+    limits = Limits(records=5_000, bytes=4 << 20)
+
+    def __init__(self, config: MysqlConfig, *, now: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._now = now
+        self._where = where(config)
+        self._session: Session | None = None
+        self._server = Server(version="", max_packet=1 << 20, widths={})
+        self._mapping = _sql.Mapping(config.columns)
+        self._maintenance = Maintenance(config)
+        self._load = config.load_data
+        self._plain = False
+        self._known: set[str] = set()
+        names = ", ".join(map(quoted, self._mapping.names))
+        table = quoted(config.table)
+        self._insert_start = f"INSERT INTO {table} ({names}) VALUES ".encode()  # noqa: S608 - names are checked
+        # No VALUES(), no alias: the one form of "leave it" that MySQL and MariaDB both take without a warning.
+        self._insert_end = f" ON DUPLICATE KEY UPDATE {quoted('id')} = {table}.{quoted('id')}".encode()
+        self._load_statement = (
+            f"LOAD DATA LOCAL INFILE '{{file}}' IGNORE INTO TABLE {table} CHARACTER SET utf8mb4"
+            f" {encode.FORMAT} ({names})"
+        )
+
+    @property
+    def uses_load_data(self) -> bool:
+        """Whether batches go by LOAD DATA; false once the server has refused it."""
+        return self._load
+
+    def open(self) -> None:
+        """Connect anew (the name may lead to another server now), create what may be created, check the table."""
+        self._release()
+        session = connect(self._config, load_data=self._config.load_data)
+        self._session = session
+        try:
+            self._server = prepare(self._config, session)
+        except (pymysql.MySQLError, OSError, SinkError) as error:
+            self._release()
+            raise faults.sorted_error(error, self._where) from error
+        self._load = self._config.load_data
+        self._plain = False
+        self._mapping = _sql.Mapping(
+            self._config.columns, widths=self._server.widths, wide_integers=self._server.mariadb
+        )
+        if self._maintenance.due(self._now()):
+            self._maintenance.run(self._now())
+
+    def write(self, batch: Batch) -> None:
+        """Store the batch in one transaction; rows that are there already stay as they are."""
+        if self._session is None:
+            raise RetryableError(f"{self._where}: not connected")
+        try:
+            rows = self._mapping.rows(batch)
+        except ValueError as error:  # a time that no column holds
+            raise PermanentError(f"mysql: {error}") from error
+        try:
+            self._store(self._session, rows)
+        except UnicodeEncodeError:
+            self._rollback()
+            self._guarded(rows.clean())
+        except (pymysql.MySQLError, OSError, SinkError) as error:
+            raise self._failed(error) from error
+        if self._maintenance.due(self._now()):
+            self._maintenance.run(self._now())
+
+    def _guarded(self, rows: _sql.Rows) -> None:
+        assert self._session is not None
+        try:
+            self._store(self._session, rows)
+        except (pymysql.MySQLError, OSError, SinkError) as error:
+            raise self._failed(error) from error
+
+    def _store(self, session: Session, rows: _sql.Rows) -> None:
+        new = {tail.key: tail.json for tail in set(rows.tails) if tail.key and tail.key not in self._known}
+        if new:
+            self._store_resources(session, new)
+        if not (self._load and self._loaded(session, rows)):
+            self._insert(session, rows)
+        self._known |= new.keys()
+
+    def _store_resources(self, session: Session, new: dict[str, str]) -> None:
+        """Keep full resources, in a transaction of their own: more of them than rows that use them does no harm."""
+        table = quoted(self._config.table + "_resources")
+        with session.cursor() as cursor:
+            for key, text in sorted(new.items()):
+                with suppress(pymysql.err.IntegrityError):  # it is there already
+                    cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
+        session.commit()
+
+    def _loaded(self, session: Session, rows: _sql.Rows) -> bool:
+        """Store by LOAD DATA; false when the rows must go by INSERT instead, and then nothing of them is stored.
+
+        LOCAL turns every error but a broken statement into a warning, and the row into something else. So every
+        row must be counted as stored or skipped, and every warning must be a duplicate's; else all is rolled back.
+        """
+        data = encode.load_file(rows)
+        if len(data) > self._server.max_packet and max(map(len, rows.messages)) * 4 > self._server.max_packet // 4:
+            return False
+        try:
+            records, stored, skipped, warnings = session.load(self._load_statement, data)
+            exact = records == len(rows) and warnings == skipped and stored == len(rows) - skipped
+            if exact and skipped:
+                with session.cursor() as cursor:
+                    cursor.execute("SHOW WARNINGS")
+                    exact = {row[1] for row in cursor.fetchall()} == {faults.DUPLICATE}
+        except pymysql.MySQLError as error:
+            if faults.code(error) in _NO_LOAD:
+                self._load = False
+                _log.warning(
+                    "%s does not allow LOAD DATA LOCAL; using INSERT. To allow it: local_infile=ON", self._where
+                )
+            elif faults.code(error) not in faults.RECORD:
+                raise
+            exact = False
+        if exact:
+            session.commit()
+        else:
+            session.rollback()
+        return exact
+
+    def _insert(self, session: Session, rows: _sql.Rows) -> None:
+        values = encode.values(rows)
+        most = min(_STATEMENT, self._server.max_packet // 4)
+        largest = self._server.max_packet - len(self._insert_start) - len(self._insert_end) - 1024
+        failed: dict[int, SinkError] = {}
+        good: list[int] = []
+        for index, value in enumerate(values):
+            if len(value) <= largest:
+                good.append(index)
+                continue
+            failed[rows.order[index]] = PermanentError(
+                f"{self._where}: the record takes {len(value)} bytes and the server takes {largest} in one statement;"
+                " raise max_allowed_packet on the server",
+                code="1153",
+            )
+        while True:
+            place = 0
+            try:
+                for start, end in _pieces(values, good, most):
+                    place = start
+                    self._execute(session, b",".join([values[index] for index in good[start:end]]))
+                session.commit()
+                break
+            except pymysql.MySQLError as error:
+                row = faults.row_of(error)
+                number = faults.code(error)
+                if number == faults.DUPLICATE and self._plain:
+                    session.rollback()
+                    failed |= self._insert_singly(session, [(rows.order[index], values[index]) for index in good])
+                    break
+                if self._lacks_update(error):
+                    session.rollback()
+                    self._plain = True
+                    continue
+                if number not in faults.RECORD or row is None or place + row >= len(good):
+                    raise
+                if len(good) == 1 or len(failed) >= _SINGLED:
+                    raise
+                session.rollback()
+                failed[rows.order[good.pop(place + row)]] = faults.sorted_error(error, self._where)
+        if failed:
+            raise PartialError(failed)
+
+    def _execute(self, session: Session, values: bytes) -> None:
+        session.query(self._insert_start + values + (b"" if self._plain else self._insert_end))
+
+    def _lacks_update(self, error: pymysql.MySQLError) -> bool:
+        """The no-op needs UPDATE and SELECT. An account with INSERT alone gets the plain form, and replayed rows
+        singly: exact as well, only slower when there are any.
+        """
+        text = str(error).upper()
+        refused = faults.code(error) in {1142, 1143} and ("UPDATE COMMAND" in text or "SELECT COMMAND" in text)
+        return refused and not self._plain
+
+    def _insert_singly(self, session: Session, values: list[tuple[int, bytes]]) -> dict[int, SinkError]:
+        failed: dict[int, SinkError] = {}
+        for index, value in values:
+            try:
+                self._execute(session, value)
+            except pymysql.MySQLError as error:
+                if faults.code(error) == faults.DUPLICATE:
+                    continue
+                if faults.code(error) not in faults.RECORD:
+                    raise
+                failed[index] = faults.sorted_error(error, self._where)
+        session.commit()
+        return failed
+
+    def _failed(self, error: Exception) -> SinkError:
+        """Sort the error, leave no transaction behind and no connection that is lost or leads to the wrong server."""
+        told = faults.sorted_error(error, self._where)
+        if isinstance(error, PartialError):
+            return told
+        if faults.keeps_connection(error) or isinstance(error, SinkError):
+            self._rollback()
+        else:
+            self._release()
+        if faults.code(error) == 1526:
+            self._add_partitions()
+        return told
+
+    def _add_partitions(self) -> None:
+        try:
+            session = connect(self._config, maintenance=True)
+            try:
+                add_partitions(self._config, session, datetime.fromtimestamp(self._now(), tz=UTC).date())
+            finally:
+                session.release()
+        except (pymysql.MySQLError, SinkError) as error:
+            _log.warning("%s: cannot add a partition: %s", self._where, error)
+
+    def _rollback(self) -> None:
+        try:
+            if self._session is not None:
+                self._session.rollback()
+        except (pymysql.MySQLError, OSError):
+            self._release()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._release()
+
+    def _release(self) -> None:
+        session, self._session = self._session, None
+        self._known.clear()
+        if session is not None:
+            session.release()
+
+
+def _pieces(values: list[bytes], good: list[int], most: int) -> list[tuple[int, int]]:
+    """Cut into ranges of at most ``most`` bytes of values; one larger row goes alone."""
+    pieces: list[tuple[int, int]] = []
+    start = size = 0
+    for place, index in enumerate(good):
+        length = len(values[index]) + 1
+        if size and size + length > most:
+            pieces.append((start, place))
+            start, size = place, 0
+        size += length
+    if start < len(good):
+        pieces.append((start, len(good)))
+    return pieces
