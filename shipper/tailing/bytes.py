@@ -7,11 +7,13 @@ Both are over uncompressed bytes, so a file keeps its identity when it is compre
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from xxhash import xxh3_64_intdigest
 
 if TYPE_CHECKING:
+    from isal import igzip_lib
+
     from shipper.source import FileState
 
 #: Bytes of a file's beginning that its head hash covers, at most.
@@ -94,7 +96,8 @@ class GzipBytes:
         self._start = 0
         self._buffer = b""
         self._end = False
-        self._file: _Owned | None = None
+        self._raw = 0
+        self._inflator: igzip_lib.IgzipDecompressor | None = None
 
     @property
     def identity(self) -> tuple[int, int]:
@@ -112,7 +115,7 @@ class GzipBytes:
 
     def read(self, position: int, count: int) -> bytes:
         """See `Bytes.read`. A torn archive gives what can be inflated and sets ``torn``."""
-        if position < self._start or self._file is None:
+        if position < self._start or self._inflator is None:
             self._rewind()
         while not self._end and self._start + len(self._buffer) < position + count:
             more = self._inflate()
@@ -124,49 +127,50 @@ class GzipBytes:
 
     def close(self) -> None:
         """See `Bytes.close`."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
         os.close(self.fd)
 
     def _rewind(self) -> None:
-        from isal import igzip  # noqa: PLC0415  start-up time is a promise, and archives are rare
-
-        if self._file is not None:
-            self._file.close()
-        os.lseek(self.fd, 0, os.SEEK_SET)
-        raw = os.fdopen(os.dup(self.fd), "rb")
-        self._file = _Owned(cast("BinaryIO", igzip.IGzipFile(fileobj=raw, mode="rb")), raw)  # type: ignore[no-untyped-call]
+        self._inflator = self._new()
+        self._raw = 0
         self._start, self._buffer, self._end = 0, b"", False
 
+    @staticmethod
+    def _new() -> igzip_lib.IgzipDecompressor:
+        from isal import igzip_lib  # noqa: PLC0415 - start-up time is a promise, and archives are rare
+
+        return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
+
     def _inflate(self) -> bytes:
-        assert self._file is not None
+        from isal import igzip_lib  # noqa: PLC0415 - as above
+
+        inflator = self._inflator
+        assert inflator is not None
         try:
-            more = self._file.read(_GZIP_READ)
-        except (EOFError, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            self.torn, more = True, b""
-        except Exception as error:
-            # isal's own error class is not exported under a stable name; anything else is not ours to swallow.
-            if type(error).__module__.partition(".")[0] not in {"isal", "isal_zlib", "igzip_lib", "zlib"}:
-                raise
-            self.torn, more = True, b""
-        self._end = not more
-        return more
+            while True:
+                data = b""
+                if inflator.eof:
+                    # Archives may be several, one behind the other.
+                    data = inflator.unused_data or self._packed()
+                    if not data.strip(b"\0"):
+                        break
+                    inflator = self._inflator = self._new()
+                elif inflator.needs_input:
+                    data = self._packed()
+                    if not data:
+                        self.torn = True
+                        break
+                more = inflator.decompress(data, _GZIP_READ)
+                if more:
+                    return bytes(more)
+        except igzip_lib.IsalError:  # type: ignore[misc]  # the stub calls the class an instance
+            self.torn = True
+        self._end = True
+        return b""
 
-
-class _Owned:
-    """An archive and the file under it, closed together."""
-
-    def __init__(self, archive: BinaryIO, raw: BinaryIO) -> None:
-        self._archive = archive
-        self._raw = raw
-        self.read = archive.read
-
-    def close(self) -> None:
-        self._archive.close()
-        self._raw.close()
+    def _packed(self) -> bytes:
+        data = os.pread(self.fd, _GZIP_READ // 4, self._raw)
+        self._raw += len(data)
+        return data
 
 
 def marker_at(data: Bytes, offset: int) -> int:
@@ -179,10 +183,12 @@ def matches(state: FileState, data: Bytes) -> bool:
     """Tell whether these bytes are the generation that a state describes.
 
     The head must agree and so must the bytes before the offset, because heads alone repeat (a banner) and inodes
-    are reused. An offset past the end never matches. A file that was empty when last seen is known by its inode.
+    are reused. A file smaller than it once was is another one, so an offset past the end never matches. A file that was empty when last seen is known by its inode.
     """
     if state.head_size == 0:
         return state.offset == 0 and (data.device, data.inode) == (state.device, state.inode)
+    if isinstance(data, PlainBytes) and data.size() < state.size:
+        return False
     head = data.read(0, state.head_size)
     if len(head) != state.head_size or digest(head) != state.head:
         return False
@@ -193,8 +199,8 @@ def matches(state: FileState, data: Bytes) -> bool:
     return len(before) == state.offset - start and digest(before) == state.marker
 
 
-def copies(copy: Bytes, original: Bytes, known: int) -> bool:
-    """Tell whether ``copy`` holds the same bytes as ``original``, as far as both go and up to ``known``.
+def copies(copy: Bytes, original: Bytes) -> bool:
+    """Tell whether ``copy`` holds the same bytes as ``original``, as far as both go.
 
     Judged by the head and the last bytes they have in common: a copy in progress, or a finished archive.
     """
@@ -203,7 +209,7 @@ def copies(copy: Bytes, original: Bytes, known: int) -> bool:
     common = min(len(head), len(other))
     if common == 0 or head[:common] != other[:common]:
         return False
-    end = known
+    end = original.size()
     start = max(0, end - MARKER_BYTES)
     last = copy.read(start, end - start)
     if len(last) < end - start:

@@ -177,11 +177,13 @@ class DockerLines:
         )
         joiner.feed(row, end=end, stream=line.stream, key=line.time, whole=whole)
 
-    def _feed(self, tail: Tail, block: bytes, joiner: Joiner) -> None:
+    def _feed(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
+        """Feed the joiner line by line; never a batch."""
         offset = tail.position
         for line in block.split(b"\n")[:-1]:
             self.feed_line(tail, line + b"\n", offset, joiner)
             offset += len(line) + 1
+        return None
 
     def _times(self, texts: list[str]) -> list[int]:
         """Give nanoseconds of many times. Raises ValueError or DecodeError if one is not of Docker's form.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from shipper.source import FileState, Source, SourceContext
-from shipper.tailing.bytes import HEAD_BYTES, MARKER_BYTES, PlainBytes, digest, marker_at
+from shipper.tailing.bytes import HEAD_BYTES, PlainBytes, digest, marker_at
 from shipper.tailing.join import FRAGMENT_WAIT
 from shipper.tailing.rotation import Rotation
 
@@ -210,12 +210,12 @@ class TailSource(Rotation, Source):
             ]
             self._fds = [tail.data.fd for _, tail in self._tails]
             self._sizes = [tail.size for _, tail in self._tails]
-        for log, tail in self._tails:
+        for _, tail in self._tails:
             state = tail.state
             if state is not None and state.size != tail.size and tail.size >= state.size:
-                self._save_size(log, tail, state)
+                self._save_size(tail, state)
 
-    def _save_size(self, log: Log, tail: Tail, state: FileState) -> None:
+    def _save_size(self, tail: Tail, state: FileState) -> None:
         state.size = tail.size
         if state.head_size < HEAD_BYTES and tail.size > state.head_size and tail.unchanged():
             head = tail.data.read(0, HEAD_BYTES)
@@ -274,11 +274,8 @@ class TailSource(Rotation, Source):
         tail = log.queue[0]
         if not tail.started:
             tail.started = True
-            if tail.position:
-                start = max(0, tail.position - MARKER_BYTES)
-                tail.last = tail.data.read(start, tail.position - start)
             self.begin(log, tail)
-        elif not tail.unchanged():
+        if not tail.unchanged():
             self._truncated(log, tail)
             self._out.extend(log.batches())
             return True
@@ -336,8 +333,7 @@ class TailSource(Rotation, Source):
             target = min(tail.data.data_after(tail.position), tail.data.size())
             if target > tail.position:
                 tail.position = target
-                start = max(0, target - MARKER_BYTES)
-                tail.last = tail.data.read(start, target - start)
+                tail.remember()
         self._out.extend(log.batches())
         return True
 

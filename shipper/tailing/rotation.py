@@ -99,6 +99,10 @@ class Rotation:
 
     def _compare(self, log: Log) -> bool:
         before = log.current
+        for tail in list(log.queue):
+            # Seen before its copy is: a copy of a file that is no longer what it was would look like a new one.
+            if isinstance(tail.data, PlainBytes) and not tail.unchanged():
+                self._truncated(log, tail)
         try:
             siblings = self.siblings(log)
             log.gone = False
@@ -112,10 +116,10 @@ class Rotation:
             if data.identity in opened:
                 data.close()
                 continue
-            tail = self._identify(log, Sibling(path, live=True, archive=False), data, [])
-            if tail is not None:
-                opened[tail.identity] = tail
-                log.queue.append(tail)
+            seized = self._identify(log, Sibling(path, live=True, archive=False), data, [])
+            if seized is not None:
+                opened[seized.identity] = seized
+                log.queue.append(seized)
         seen: set[tuple[int, int]] = set()
         found: set[int] = set()
         order: list[Tail] = []
@@ -131,18 +135,16 @@ class Rotation:
                 self._report(sibling.path, error)
                 continue
             identity = status.st_dev, status.st_ino
-            tail = opened.get(identity)
-            if tail is not None:
+            known = opened.get(identity)
+            if known is not None:
                 seen.add(identity)
-                self._place(log, tail, sibling)
-                if tail in log.queue:
-                    order.append(tail)
+                self._place(log, known, sibling)
+                if known in log.queue:
+                    order.append(known)
                 continue
             judged = (*identity, status.st_size, status.st_mtime_ns)
             if not sibling.live and judged in log.settled:
-                key = log.settled[judged]
-                if key is not None:
-                    found.add(key)
+                found.add(log.settled[judged])
                 continue
             try:
                 data = _open(sibling)
@@ -158,16 +160,16 @@ class Rotation:
                 data.close()
                 complete = False
                 continue
-            tail = self._identify(log, sibling, data, taken)
-            if tail is None:
-                log.settled[judged] = self._verdict
+            fresh = self._identify(log, sibling, data, taken)
+            if fresh is None:
                 if self._verdict is not None:
+                    log.settled[judged] = self._verdict
                     found.add(self._verdict)
                 continue
-            if tail.state is not None:
-                taken.append(tail.state)
+            if fresh.state is not None:
+                taken.append(fresh.state)
             seen.add(identity)
-            order.append(tail)
+            order.append(fresh)
         if not complete:
             # Keep what was found so far; the caller looks again.
             for tail in order:
@@ -194,11 +196,12 @@ class Rotation:
         self._verdict = None
         try:
             for tail in log.tails:
-                if not sibling.live and tail.state is not None and copies(data, tail.data, tail.position):
-                    self._verdict = tail.state.key
+                if not sibling.live and copies(data, tail.data):
+                    self._verdict = tail.state.key if tail.state is not None else None
                     data.close()
                     return None
-            candidates = [state for state in log.states.values() if state not in taken]
+            held = {state.key for state in taken} | {t.state.key for t in log.tails if t.state is not None}
+            candidates = [state for state in log.states.values() if state.key not in held]
             candidates.sort(key=lambda s: ((s.device, s.inode) != (data.device, data.inode), -s.offset))
             state = next((state for state in candidates if matches(state, data)), None)
             if state is not None:
@@ -213,17 +216,20 @@ class Rotation:
                     return None
                 state.done = False
                 tail = Tail(data, sibling.path, state=state)
+                tail.remember()
                 _, _, skips = state.tag.partition("\n")
                 if skips:
                     tail.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
                 self._place(log, tail, sibling)
                 return tail
             known = [s.generation for s in log.states.values()] + [t.generation for t in log.tails]
-            log.generation = max([log.generation, *(g + 1 for g in known)])
-            tail = Tail(data, sibling.path, generation=log.generation)
+            generation = max([log.generation, *(g + 1 for g in known)])
+            log.generation = generation + 1
+            tail = Tail(data, sibling.path, generation=generation)
             tail.live = sibling.live
             if log.first_scan:
                 tail.position = tail.given = self.first_offset(log, data)
+                tail.remember()
         except BaseException:
             data.close()
             raise
@@ -271,9 +277,9 @@ class Rotation:
     def _truncated(self, log: Log, tail: Tail) -> None:
         """The bytes under an open tail changed: finish its copy if there is one, then begin anew."""
         place = log.queue.index(tail)
-        fresh = Tail(tail.data, tail.path, generation=max(log.generation, tail.generation) + 1)
+        fresh = Tail(tail.data, tail.path, generation=max(log.generation, tail.generation + 1))
         fresh.live, fresh.linked, fresh.size = tail.live, tail.linked, tail.data.size()
-        log.generation = fresh.generation
+        log.generation = fresh.generation + 1
         log.queue[place] = fresh
         self.rewatch = True
         state = tail.state
@@ -311,6 +317,7 @@ class Rotation:
             if data.identity not in opened and matches(state, data):
                 log.settled = {judged: key for judged, key in log.settled.items() if key != state.key}
                 tail = Tail(data, sibling.path, state=state)
+                tail.remember()
                 self._place(log, tail, sibling)
                 return tail
             data.close()

@@ -68,8 +68,14 @@ class Tail:
     def unchanged(self) -> bool:
         """Tell whether the bytes before the position still are those that were read."""
         if not self.last:
-            return True
+            state = self.state
+            return state is None or digest(self.data.read(0, state.head_size)) == state.head
         return self.data.read(self.position - len(self.last), len(self.last)) == self.last
+
+    def remember(self) -> None:
+        """Read the bytes before the position, to notice later that they changed."""
+        start = max(0, self.position - MARKER_BYTES)
+        self.last = self.data.read(start, self.position - start)
 
     def advance(self, block: bytes) -> None:
         """Move the position past a block that was read at it."""
@@ -103,10 +109,10 @@ class Log:
         self.queue: deque[Tail] = deque()
         self.lingering: list[Tail] = []  # read to the end, not yet safe everywhere
         self.states: dict[int, FileState] = {}  # every generation the checkpoint knows of this log
-        self.settled: dict[tuple[int, int, int, int], int | None] = {}  # siblings judged before, by stat
+        self.settled: dict[tuple[int, int, int, int], int] = {}  # siblings judged before, by stat
         self.missing: dict[int, int] = {}  # unreadable generations by the number of scans that missed them
         self.spare: list[tuple[str, int]] = []  # descriptors opened by the watcher: path, fd
-        self.generation = 0
+        self.generation = 0  # the next new generation's number, at least
         self.signature: tuple[int, ...] = ()
         self.ended = False  # nobody will write any more
         self.gone = False  # its directory was removed

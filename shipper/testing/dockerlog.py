@@ -7,7 +7,7 @@ import json
 import shutil
 import struct
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ FRAGMENT_BYTES = 16384
 
 def docker_time(time_ns: int) -> str:
     """Write a time as Docker does: RFC 3339 in UTC, trailing zeros of the fraction trimmed."""
-    second = datetime.fromtimestamp(time_ns // 1_000_000_000, tz=timezone.utc)
+    second = datetime.fromtimestamp(time_ns // 1_000_000_000, tz=UTC)
     fraction = f"{time_ns % 1_000_000_000:09d}".rstrip("0")
     return f"{second:%Y-%m-%dT%H:%M:%S}{'.' + fraction if fraction else ''}Z"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,12 +19,12 @@ from shipper.testing.source_contract import Reading, SourceContract
 SAMPLES = Path(__file__).parent.parent / "samples" / "containers"
 
 
-def source(root, **options) -> DockerSource:
+def source(root: Path, **options: Any) -> DockerSource:
     return DockerSource(DockerConfig(path=str(root), **options))
 
 
 class DockerSubject:
-    def __init__(self, root, **options) -> None:
+    def __init__(self, root: Path, **options: Any) -> None:
         self.root = root
         self.log = DockerLog(root, **options)
 
@@ -38,7 +40,7 @@ class DockerSubject:
 
 class TestDockerContract(SourceContract):
     @pytest.fixture
-    def subject(self, tmp_path):
+    def subject(self, tmp_path: Path) -> Iterator[DockerSubject]:
         subject = DockerSubject(tmp_path, max_file=200)
         yield subject
         subject.log.close()
@@ -46,18 +48,18 @@ class TestDockerContract(SourceContract):
 
 class TestDockerContractCompressed(SourceContract):
     @pytest.fixture
-    def subject(self, tmp_path):
+    def subject(self, tmp_path: Path) -> Iterator[DockerSubject]:
         subject = DockerSubject(tmp_path, max_file=200, compress=True)
         yield subject
         subject.log.close()
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Iterator[Callable[..., Reading]]:
     """Open a reading of tmp_path; closed at the end."""
     open_readings = []
 
-    def start(**options):
+    def start(**options: Any) -> Reading:
         config = options.pop("config", {})
         reading = Reading(source(tmp_path, **config), **options)
         open_readings.append(reading)
@@ -69,10 +71,10 @@ def read(tmp_path):
 
 
 @pytest.fixture
-def container(tmp_path):
+def container(tmp_path: Path) -> Iterator[Callable[..., DockerLog]]:
     logs = []
 
-    def make(**options) -> DockerLog:
+    def make(**options: Any) -> DockerLog:
         log = DockerLog(tmp_path, **options)
         logs.append(log)
         return log
@@ -82,7 +84,7 @@ def container(tmp_path):
         log.close()
 
 
-def test_samples_of_a_real_engine(read, tmp_path):
+def test_samples_of_a_real_engine(read: Callable[..., Reading], tmp_path: Path) -> None:
     shutil.copytree(SAMPLES, tmp_path, dirs_exist_ok=True)
     reading = read(once=True)
     lines = reading.poll()
@@ -97,7 +99,7 @@ def test_samples_of_a_real_engine(read, tmp_path):
     assert names == {"faildaily-api-1", "faildaily-worker-1", "faildaily-tty-1"}
 
 
-def test_resource_of_a_container(read, container):
+def test_resource_of_a_container(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "web", "team": "red", "x": "y"}
     log = container(name="shop-web-1", image="web:2", labels=labels)
     log.write("hello", "stderr")
@@ -116,7 +118,7 @@ def test_resource_of_a_container(read, container):
     }
 
 
-def test_renamed_container_is_named_anew(read, container):
+def test_renamed_container_is_named_anew(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container(name="old")
     log.write("one")
     reading = read()
@@ -127,7 +129,9 @@ def test_renamed_container_is_named_anew(read, container):
     assert [r.container for b in reading.batches for r in b.resources] == ["old", "new"]
 
 
-def test_name_from_the_tag_when_the_config_is_unreadable(read, container):
+def test_name_from_the_tag_when_the_config_is_unreadable(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(config=False, attrs={"tag": "faildaily-app"})
     log.write("one")
     reading = read()
@@ -135,7 +139,9 @@ def test_name_from_the_tag_when_the_config_is_unreadable(read, container):
     assert reading.batches[0].resources[0].container == "faildaily-app"
 
 
-def test_short_id_when_nothing_names_the_container(read, container):
+def test_short_id_when_nothing_names_the_container(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(config=False)
     log.write("one")
     reading = read()
@@ -152,13 +158,15 @@ def test_short_id_when_nothing_names_the_container(read, container):
         ({"exclude": Selection(labels={"log": "off"})}, ["from api"]),
     ],
 )
-def test_include_and_exclude(read, container, options, expected):
+def test_include_and_exclude(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], options: Any, expected: list[str]
+) -> None:
     container(name="api").write("from api")
     container(name="db", image="mysql:8", labels={"log": "off"}).write("from db")
     assert read(config=options).poll() == expected
 
 
-def test_times_of_every_length(read, container):
+def test_times_of_every_length(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     for nanoseconds in (0, 100_000_000, 123_456_789, 999_999_990):
         log.write(f"{nanoseconds}", time_ns=1_700_000_000_000_000_000 + nanoseconds)
@@ -168,20 +176,24 @@ def test_times_of_every_length(read, container):
     assert batch.times == batch.stamps == [1_700_000_000_000_000_000 + int(line) for line in batch.raws]
 
 
-def test_empty_lines_and_control_characters(read, container):
+def test_empty_lines_and_control_characters(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     for text in ("", "a\rb", 'quote " back \\ slash', "\x1b[31mred\x1b[0m", "<é😀>"):
         log.write(text)
     assert read().poll() == ["", "a\rb", 'quote " back \\ slash', "\x1b[31mred\x1b[0m", "<é😀>"]
 
 
-def test_carriage_return_is_kept_without_a_terminal_and_dropped_with_one(read, container):
+def test_carriage_return_is_kept_without_a_terminal_and_dropped_with_one(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     container(name="plain").write("x\r")
     container(name="terminal", tty=True).write("y")
     assert sorted(read().poll()) == ["x\r", "y"]
 
 
-def test_text_that_ends_in_a_literal_backslash_n(read, container):
+def test_text_that_ends_in_a_literal_backslash_n(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("ends in \\n", newline=False)
     log.write("next")
@@ -189,14 +201,16 @@ def test_text_that_ends_in_a_literal_backslash_n(read, container):
 
 
 @pytest.mark.parametrize("size", [16383, 16384, 16385, 50000, 200_000])
-def test_long_lines_are_whole(read, container, size):
+def test_long_lines_are_whole(read: Callable[..., Reading], container: Callable[..., DockerLog], size: int) -> None:
     log = container()
     log.write("a" * size)
     log.write("after")
     assert read().poll() == ["a" * size, "after"]
 
 
-def test_fragments_of_both_streams_interleave(read, container):
+def test_fragments_of_both_streams_interleave(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     out = list(log.fragments("o" * 40000 + "\n"))
     err = list(log.fragments("e" * 40000 + "\n"))
@@ -210,7 +224,9 @@ def test_fragments_of_both_streams_interleave(read, container):
     assert len({b.span.file for b in reading.batches}) == 1
 
 
-def test_lines_behind_an_open_fragment_wait_and_the_span_stays_at_it(read, container):
+def test_lines_behind_an_open_fragment_wait_and_the_span_stays_at_it(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("before")
     stamp = log.tick()
@@ -224,7 +240,9 @@ def test_lines_behind_an_open_fragment_wait_and_the_span_stays_at_it(read, conta
     assert reading.batches[-1].span.start == held
 
 
-def test_fragment_without_its_rest_leaves_after_five_seconds(read, container):
+def test_fragment_without_its_rest_leaves_after_five_seconds(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.entry("p" * 16384, "stdout", log.tick())
     reading = read()
@@ -233,7 +251,9 @@ def test_fragment_without_its_rest_leaves_after_five_seconds(read, container):
     assert reading.after(2) == ["p" * 16384]
 
 
-def test_fragment_leaves_at_once_when_the_container_has_stopped(read, container):
+def test_fragment_leaves_at_once_when_the_container_has_stopped(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.entry("p" * 16384, "stdout", log.tick())
     reading = read()
@@ -242,21 +262,27 @@ def test_fragment_leaves_at_once_when_the_container_has_stopped(read, container)
     assert reading.after(1.1) == ["p" * 16384]
 
 
-def test_last_words_without_newline_are_complete_at_once(read, container):
+def test_last_words_without_newline_are_complete_at_once(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("died mid-li", newline=False)
     log.write("next run", time_ns=log.clock_ns + 5)
     assert read().poll() == ["died mid-li", "next run"]
 
 
-def test_fragment_of_the_run_before_is_not_glued_to_the_next(read, container):
+def test_fragment_of_the_run_before_is_not_glued_to_the_next(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.entry("p" * 16384, "stdout", log.tick())
     log.write("next run")
     assert read().poll() == ["p" * 16384, "next run"]
 
 
-def test_joined_line_over_the_limit_is_split_and_marked(read, container):
+def test_joined_line_over_the_limit_is_split_and_marked(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("z" * 100_000)
     reading = read(config={"max_line_bytes": 40_000})
@@ -268,7 +294,9 @@ def test_joined_line_over_the_limit_is_split_and_marked(read, container):
 
 @pytest.mark.parametrize("max_file", [1, 5])
 @pytest.mark.parametrize("compress", [False, True])
-def test_line_across_a_rotation(read, container, max_file, compress):
+def test_line_across_a_rotation(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], max_file: int, compress: bool
+) -> None:
     log = container(max_file=max_file, compress=compress)
     reading = read()
     pieces = list(log.fragments("r" * 40000 + "\n"))
@@ -283,7 +311,9 @@ def test_line_across_a_rotation(read, container, max_file, compress):
     assert reading.after(2.2) == ["r" * 40000, "beside", "after"]
 
 
-def test_line_across_a_rotation_is_not_doubled_after_a_crash(read, container):
+def test_line_across_a_rotation_is_not_doubled_after_a_crash(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     """The older file is safe and the younger is not: its fragments belong to a record that was delivered."""
     log = container(max_file=1)
     reading = read()
@@ -301,7 +331,7 @@ def test_line_across_a_rotation_is_not_doubled_after_a_crash(read, container):
     assert again.after(2.2) == ["after"]
 
 
-def test_trace_is_one_record_per_stream(read, container):
+def test_trace_is_one_record_per_stream(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     trace = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no"]
     for number, line in enumerate(trace):
@@ -311,7 +341,9 @@ def test_trace_is_one_record_per_stream(read, container):
     assert read().poll() == ["\n".join(trace), "beside 0", "beside 1", "beside 2", "done"]
 
 
-def test_open_trace_leaves_soon_after_the_end_of_the_file(read, container):
+def test_open_trace_leaves_soon_after_the_end_of_the_file(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("Error: boom")
     log.write("    at f (a.js:1:2)")
@@ -320,7 +352,7 @@ def test_open_trace_leaves_soon_after_the_end_of_the_file(read, container):
     assert reading.after(0.25) == ["Error: boom\n    at f (a.js:1:2)"]
 
 
-def test_far_lines_are_no_trace(read, container):
+def test_far_lines_are_no_trace(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     log.write("Error: boom")
     log.tick(2_000_000_000)
@@ -328,7 +360,9 @@ def test_far_lines_are_no_trace(read, container):
     assert read(once=True).poll() == ["Error: boom", "    at f (a.js:1:2)"]
 
 
-def test_equal_lines_at_an_equal_time_stay_apart_and_keep_their_ids(read, container):
+def test_equal_lines_at_an_equal_time_stay_apart_and_keep_their_ids(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("first")
     stamp = log.tick()
@@ -345,7 +379,9 @@ def test_equal_lines_at_an_equal_time_stay_apart_and_keep_their_ids(read, contai
     assert again.ids == reading.ids[len(reading.batches[0]) :]
 
 
-def test_ids_without_any_state_are_the_same_in_an_archive(read, container):
+def test_ids_without_any_state_are_the_same_in_an_archive(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(max_file=9, compress=True)
     for number in range(50):
         log.write(f"line {number}")
@@ -359,7 +395,9 @@ def test_ids_without_any_state_are_the_same_in_an_archive(read, container):
 
 
 @pytest.mark.parametrize("compress", [False, True])
-def test_rotations_while_stopped_are_read_oldest_first(read, container, compress):
+def test_rotations_while_stopped_are_read_oldest_first(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], compress: bool
+) -> None:
     log = container(max_file=9, compress=compress)
     log.write("0")
     reading = read()
@@ -374,7 +412,9 @@ def test_rotations_while_stopped_are_read_oldest_first(read, container, compress
     assert again.positions.losses == []
 
 
-def test_two_rotations_while_the_sink_is_slow(read, container):
+def test_two_rotations_while_the_sink_is_slow(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(max_file=9)
     log.write("0")
     reading = read()
@@ -388,7 +428,9 @@ def test_two_rotations_while_the_sink_is_slow(read, container):
     assert reading.poll() == [str(number) for number in range(21, 30)]
 
 
-def test_a_finished_archive_is_never_read_again(read, container):
+def test_a_finished_archive_is_never_read_again(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(max_file=9)
     log.write("one")
     reading = read()
@@ -402,7 +444,9 @@ def test_a_finished_archive_is_never_read_again(read, container):
     assert again.after(3) == []
 
 
-def test_archive_while_it_is_half_written_is_ignored(read, container):
+def test_archive_while_it_is_half_written_is_ignored(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(max_file=9)
     for number in range(1000):
         log.write(f"{number} {os.urandom(8).hex()}")
@@ -412,7 +456,7 @@ def test_archive_while_it_is_half_written_is_ignored(read, container):
     assert len(read().poll()) == 1001
 
 
-def test_archive_is_resumed_in_the_middle(read, container):
+def test_archive_is_resumed_in_the_middle(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container(max_file=9)
     for number in range(5000):
         log.write(f"{number}")
@@ -427,7 +471,7 @@ def test_archive_is_resumed_in_the_middle(read, container):
     assert again.poll() == [str(number) for number in range(delivered, 5000)]
 
 
-def test_unlinked_file_is_read_to_its_end(read, container):
+def test_unlinked_file_is_read_to_its_end(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container(max_file=1)
     log.write("one")
     reading = read()
@@ -441,7 +485,9 @@ def test_unlinked_file_is_read_to_its_end(read, container):
     assert len(reading.positions.forgotten) == 1
 
 
-def test_descriptor_of_an_unlinked_file_is_held_until_it_is_safe(read, container):
+def test_descriptor_of_an_unlinked_file_is_held_until_it_is_safe(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(max_file=1)
     log.write("one")
     reading = read()
@@ -454,7 +500,9 @@ def test_descriptor_of_an_unlinked_file_is_held_until_it_is_safe(read, container
     assert reading.source.counts()[0] == 1
 
 
-def test_removed_container_is_read_to_its_end(read, container):
+def test_removed_container_is_read_to_its_end(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     reading = read()
     log.write("last words")
@@ -464,7 +512,9 @@ def test_removed_container_is_read_to_its_end(read, container):
     assert reading.source.counts()[0] == 0
 
 
-def test_container_that_lived_between_two_polls(read, container, tmp_path):
+def test_container_that_lived_between_two_polls(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], tmp_path: Path
+) -> None:
     """The watcher holds the file open although its directory is gone before anybody polls."""
     reading = read()
     log = container(name="blink")
@@ -479,7 +529,9 @@ def test_container_that_lived_between_two_polls(read, container, tmp_path):
     assert reading.woken > 0
 
 
-def test_rescue_gives_what_only_a_descriptor_holds(read, container):
+def test_rescue_gives_what_only_a_descriptor_holds(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container(max_file=1)
     log.write("one")
     reading = read()
@@ -493,7 +545,7 @@ def test_rescue_gives_what_only_a_descriptor_holds(read, container):
     assert [line for batch in reading.source.rescue(lambda _: True) for line in batch.raws] == ["two"]
 
 
-def test_hole_of_nul_bytes_is_skipped(read, container):
+def test_hole_of_nul_bytes_is_skipped(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     log.rotate()
     for number in range(10):
@@ -507,7 +559,7 @@ def test_hole_of_nul_bytes_is_skipped(read, container):
     assert reading.after(1.1) == ["after the hole"]
 
 
-def test_truncation_to_zero(read, container):
+def test_truncation_to_zero(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     log.write("old line that was read")
     reading = read()
@@ -519,7 +571,9 @@ def test_truncation_to_zero(read, container):
     assert reading.positions.losses == []
 
 
-def test_unread_bytes_of_a_truncated_file_are_accounted_as_lost(read, container):
+def test_unread_bytes_of_a_truncated_file_are_accounted_as_lost(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("read")
     reading = read()
@@ -534,7 +588,9 @@ def test_unread_bytes_of_a_truncated_file_are_accounted_as_lost(read, container)
     assert [(start, stop) for _, start, stop, _ in reading.positions.losses] == [(end, size)]
 
 
-def test_file_that_vanished_while_stopped_is_accounted_as_lost(read, container):
+def test_file_that_vanished_while_stopped_is_accounted_as_lost(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("one")
     reading = read()
@@ -546,14 +602,16 @@ def test_file_that_vanished_while_stopped_is_accounted_as_lost(read, container):
     reading.batches.clear()
     positions = reading.positions.restarted()
     reading.source.close()
-    positions.safe_at = {key: (0, 0) for key in positions.safe_at}
+    positions.safe_at = dict.fromkeys(positions.safe_at, (0, 0))
     log.remove()
     again = read(positions=positions)
     again.after(3)
     assert [cause for *_, cause in again.positions.losses] == ["file vanished before it was read to its end"]
 
 
-def test_torn_line_and_the_one_written_behind_it(read, container):
+def test_torn_line_and_the_one_written_behind_it(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("one")
     log.raw(b'{"log":"torn by a cra')
@@ -564,7 +622,7 @@ def test_torn_line_and_the_one_written_behind_it(read, container):
     assert len(set(reading.ids)) == 4
 
 
-def test_line_of_garbage_is_kept_as_text(read, container):
+def test_line_of_garbage_is_kept_as_text(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     log.write("one")
     log.raw(b"\xff not json\n")
@@ -572,7 +630,9 @@ def test_line_of_garbage_is_kept_as_text(read, container):
     assert read().poll() == ["one", "� not json", "two"]
 
 
-def test_unfinished_last_entry_waits_until_it_is_whole(read, container):
+def test_unfinished_last_entry_waits_until_it_is_whole(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("one")
     whole = b'{"log":"two\\n","stream":"stdout","time":"2026-11-22T10:00:00Z"}\n'
@@ -585,7 +645,7 @@ def test_unfinished_last_entry_waits_until_it_is_whole(read, container):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_unreadable_file_is_retried(read, container):
+def test_unreadable_file_is_retried(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     log.write("one")
     log.path.chmod(0)
@@ -597,13 +657,13 @@ def test_unreadable_file_is_retried(read, container):
     assert reading.after(2) == ["one"]
 
 
-def test_own_file_is_never_read(read, container):
+def test_own_file_is_never_read(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     log.write("myself")
     assert read(own_paths=frozenset({str(log.path)})).poll() == []
 
 
-def test_root_that_appears_later(tmp_path):
+def test_root_that_appears_later(tmp_path: Path) -> None:
     reading = Reading(source(tmp_path / "later"))
     reading.poll()
     log = DockerLog(tmp_path / "later")
@@ -613,7 +673,9 @@ def test_root_that_appears_later(tmp_path):
     reading.source.close()
 
 
-def test_same_inode_with_other_content_while_stopped(read, container):
+def test_same_inode_with_other_content_while_stopped(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     log = container()
     log.write("old")
     reading = read()
@@ -626,7 +688,9 @@ def test_same_inode_with_other_content_while_stopped(read, container):
     assert again.poll() == [f"new {number}" for number in range(20)]
 
 
-def test_idle_containers_are_asked_less_often(read, container):
+def test_idle_containers_are_asked_less_often(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
     container().write("one")
     reading = read()
     reading.poll()
@@ -636,7 +700,7 @@ def test_idle_containers_are_asked_less_often(read, container):
     assert reading.source.idle() == 0.5
 
 
-def test_no_container_starves_another(read, container):
+def test_no_container_starves_another(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     big, small = container(name="big"), container(name="small")
     for number in range(40_000):
         big.write(f"big {number} " + "x" * 100)
@@ -650,6 +714,6 @@ def test_no_container_starves_another(read, container):
         pytest.fail("the small one had no turn")
 
 
-def test_positions_survive_a_copy():
+def test_positions_survive_a_copy() -> None:
     positions = MemoryPositions()
     assert positions.restarted().states == {}

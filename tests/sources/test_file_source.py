@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from shipper.sources.file import FileConfig, FileSource
 from shipper.testing.source_contract import Reading, SourceContract
 
 
-def source(*include, **options) -> FileSource:
+def source(*include: object, **options: Any) -> FileSource:
     return FileSource(FileConfig(include=[str(path) for path in include], **options))
 
 
@@ -64,27 +66,27 @@ class ArchiveSubject(FileSubject):
 
 class TestFileContract(SourceContract):
     @pytest.fixture
-    def subject(self, tmp_path):
+    def subject(self, tmp_path: Path) -> FileSubject:
         return FileSubject(tmp_path / "app.log")
 
 
 class TestCopyTruncateContract(SourceContract):
     @pytest.fixture
-    def subject(self, tmp_path):
+    def subject(self, tmp_path: Path) -> FileSubject:
         return CopyTruncateSubject(tmp_path / "app.log")
 
 
 class TestArchiveContract(SourceContract):
     @pytest.fixture
-    def subject(self, tmp_path):
+    def subject(self, tmp_path: Path) -> FileSubject:
         return ArchiveSubject(tmp_path / "app.log")
 
 
 @pytest.fixture
-def read(tmp_path):
+def read(tmp_path: Path) -> Iterator[Callable[..., Reading]]:
     open_readings = []
 
-    def start(*include, **options):
+    def start(*include: object, **options: Any) -> Reading:
         config = options.pop("config", {})
         reading = Reading(source(*(include or (tmp_path / "app.log",)), **config), **options)
         open_readings.append(reading)
@@ -96,11 +98,11 @@ def read(tmp_path):
 
 
 @pytest.fixture
-def app(tmp_path):
+def app(tmp_path: Path) -> FileSubject:
     return FileSubject(tmp_path / "app.log")
 
 
-def test_globs_and_exclude(read, tmp_path):
+def test_globs_and_exclude(read: Callable[..., Reading], tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for name in ("a.log", "b.txt", "deep/er/c.log", "deep/secret.log"):
         (tmp_path / name).write_text(f"{name}\n")
@@ -108,7 +110,7 @@ def test_globs_and_exclude(read, tmp_path):
     assert sorted(reading.poll()) == ["a.log", "deep/er/c.log"]
 
 
-def test_resource_of_a_file(read, app):
+def test_resource_of_a_file(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("x")
     reading = read(config={"service": "shop"})
     reading.poll()
@@ -120,14 +122,14 @@ def test_resource_of_a_file(read, app):
     assert reading.batches[0].times == reading.batches[0].stamps == [0]
 
 
-def test_file_that_appears_later(read, tmp_path):
+def test_file_that_appears_later(read: Callable[..., Reading], tmp_path: Path) -> None:
     reading = read(tmp_path / "*.log")
     assert reading.poll() == []
     (tmp_path / "late.log").write_text("one\n")
     assert reading.after(2.2) == ["one"]
 
 
-def test_start_at_the_end(read, app, tmp_path):
+def test_start_at_the_end(read: Callable[..., Reading], app: FileSubject, tmp_path: Path) -> None:
     """What was there is left out, rotated siblings included; what comes is read, also in files that appear."""
     app.write("old sibling")
     app.rotate()
@@ -146,7 +148,7 @@ def test_start_at_the_end(read, app, tmp_path):
     again.source.close()
 
 
-def test_last_line_without_newline_leaves_after_five_seconds(read, app):
+def test_last_line_without_newline_leaves_after_five_seconds(read: Callable[..., Reading], app: FileSubject) -> None:
     app.path.write_text("one\nunfinished")
     reading = read()
     assert reading.poll() == ["one"]
@@ -154,14 +156,16 @@ def test_last_line_without_newline_leaves_after_five_seconds(read, app):
     assert reading.after(2) == ["unfinished"]
 
 
-def test_last_line_without_newline_leaves_at_once_when_asked_to_read_once(read, app):
+def test_last_line_without_newline_leaves_at_once_when_asked_to_read_once(
+    read: Callable[..., Reading], app: FileSubject
+) -> None:
     app.path.write_text("one\nunfinished")
     reading = read(once=True)
     assert reading.poll() == ["one", "unfinished"]
     assert reading.source.exhausted()
 
 
-def test_unlinked_file_is_read_to_its_last_byte(read, app):
+def test_unlinked_file_is_read_to_its_last_byte(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("one")
     reading = read()
     reading.poll()
@@ -171,7 +175,7 @@ def test_unlinked_file_is_read_to_its_last_byte(read, app):
     assert reading.after(2.2) == ["two", "last words"]
 
 
-def test_writer_that_keeps_the_rotated_file_open(read, app):
+def test_writer_that_keeps_the_rotated_file_open(read: Callable[..., Reading], app: FileSubject) -> None:
     """Between the rename and the writer's reopening lines go to the old file."""
     reading = read()
     with app.path.open("a", buffering=1) as file:
@@ -185,7 +189,9 @@ def test_writer_that_keeps_the_rotated_file_open(read, app):
 
 
 @pytest.mark.parametrize("when", ["running", "stopped"])
-def test_copytruncate_finishes_the_copy_first(read, app, tmp_path, when):
+def test_copytruncate_finishes_the_copy_first(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path, when: str
+) -> None:
     subject = CopyTruncateSubject(app.path)
     subject.write("one")
     reading = read()
@@ -204,7 +210,9 @@ def test_copytruncate_finishes_the_copy_first(read, app, tmp_path, when):
     assert reading.positions.losses == []
 
 
-def test_copy_that_is_not_a_rotation_is_not_read(read, app, tmp_path):
+def test_copy_that_is_not_a_rotation_is_not_read(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
     for number in range(5):
         app.write(f"line {number}")
     reading = read()
@@ -213,7 +221,7 @@ def test_copy_that_is_not_a_rotation_is_not_read(read, app, tmp_path):
     assert reading.after(3) == []
 
 
-def test_truncated_and_written_past_the_old_size(read, app):
+def test_truncated_and_written_past_the_old_size(read: Callable[..., Reading], app: FileSubject) -> None:
     """The size alone does not tell; the bytes before the offset do."""
     app.write("short")
     reading = read()
@@ -222,7 +230,7 @@ def test_truncated_and_written_past_the_old_size(read, app):
     assert reading.after(1.1) == ["a much longer first line of the new content"]
 
 
-def test_same_first_line_in_every_generation(read, app):
+def test_same_first_line_in_every_generation(read: Callable[..., Reading], app: FileSubject) -> None:
     """A banner makes all heads equal: inode and the bytes before the offset tell the files apart."""
     banner = "=== server started ==="
     expected = []
@@ -243,7 +251,7 @@ def test_same_first_line_in_every_generation(read, app):
     assert len(set(reading.ids)) == len(reading.ids)
 
 
-def test_truncated_file_with_the_same_beginning_gets_new_ids(read, app):
+def test_truncated_file_with_the_same_beginning_gets_new_ids(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("banner")
     app.write("one")
     reading = read()
@@ -254,7 +262,7 @@ def test_truncated_file_with_the_same_beginning_gets_new_ids(read, app):
     assert len(set(reading.ids)) == 3
 
 
-def test_reused_inode_is_a_new_file(read, app):
+def test_reused_inode_is_a_new_file(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("old")
     reading = read()
     reading.poll()
@@ -264,7 +272,7 @@ def test_reused_inode_is_a_new_file(read, app):
     assert read(positions=positions).poll() == ["another file, another story"]
 
 
-def test_offset_past_the_end_is_a_new_file(read, app):
+def test_offset_past_the_end_is_a_new_file(read: Callable[..., Reading], app: FileSubject) -> None:
     for number in range(100):
         app.write(f"line {number}")
     reading = read()
@@ -274,7 +282,9 @@ def test_offset_past_the_end_is_a_new_file(read, app):
     assert read(positions=reading.positions.restarted()).poll() == ["x"]
 
 
-def test_rename_while_stopped_and_id_in_the_archive(read, app, tmp_path):
+def test_rename_while_stopped_and_id_in_the_archive(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
     for number in range(300):
         app.write(f"line {number}")
     reading = read()
@@ -291,18 +301,18 @@ def test_rename_while_stopped_and_id_in_the_archive(read, app, tmp_path):
     assert again.positions.files("source")[0].uid == reading.positions.files("source")[0].uid
 
 
-def test_bad_bytes_are_kept_as_replacement_characters(read, app):
+def test_bad_bytes_are_kept_as_replacement_characters(read: Callable[..., Reading], app: FileSubject) -> None:
     app.path.write_bytes(b"good \xc3\xa9\nbad \xff\xfe end\n")
     assert read().poll() == ["good é", "bad \ufffd\ufffd end"]
 
 
-def test_byte_order_mark_and_carriage_returns(read, app):
+def test_byte_order_mark_and_carriage_returns(read: Callable[..., Reading], app: FileSubject) -> None:
     app.path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\n")
     assert read().poll() == ["one", "two", ""]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_other_encodings(read, app, encoding):
+def test_other_encodings(read: Callable[..., Reading], app: FileSubject, encoding: str) -> None:
     """U+010A and U+0A0A have newline bytes inside them in UTF-16."""
     text = "café\nsecond ÿ\n" if encoding == "latin-1" else "café Ċ\n\u0a0a second 😀\n"
     app.path.write_bytes(text.encode(encoding))
@@ -311,13 +321,13 @@ def test_other_encodings(read, app, encoding):
     assert len(set(reading.ids)) == 2
 
 
-def test_unknown_encoding_is_refused():
+def test_unknown_encoding_is_refused() -> None:
     with pytest.raises(ConfigError, match="utf-9"):
         source("/x", encoding="utf-9")
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_long_line_is_split_and_marked(read, app, chunked):
+def test_long_line_is_split_and_marked(read: Callable[..., Reading], app: FileSubject, chunked: bool) -> None:
     size = 300_000 if chunked else 2500
     limit = 130_000 if chunked else 1000
     app.path.write_text("short\n" + "é" * (size // 2) + "\nafter\n")
@@ -332,7 +342,7 @@ def test_long_line_is_split_and_marked(read, app, chunked):
     assert len(set(reading.ids)) == 5
 
 
-def test_long_line_is_continued_after_a_restart(read, app):
+def test_long_line_is_continued_after_a_restart(read: Callable[..., Reading], app: FileSubject) -> None:
     app.path.write_text("x" * 400_000 + "\nafter\n")
     config = {"max_line_bytes": 150_000}
     reading = read(config=config)
@@ -344,7 +354,7 @@ def test_long_line_is_continued_after_a_restart(read, app):
     assert again.batches[-1].marks == {0: {"log.record.part": "3/3"}}
 
 
-def test_hole_of_nul_bytes(read, app):
+def test_hole_of_nul_bytes(read: Callable[..., Reading], app: FileSubject) -> None:
     with app.path.open("wb") as file:
         file.write(b"one\n")
         file.seek(5_000_000)
@@ -354,7 +364,7 @@ def test_hole_of_nul_bytes(read, app):
     assert reading.batches[-1].offsets[-2:] == [5_000_000, 5_000_004]
 
 
-def test_fallback_message_over_several_lines(read, app):
+def test_fallback_message_over_several_lines(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("2026-11-22T10:00:00.000Z [error] first")
     app.write("  second line")
     app.write("third line")
@@ -364,13 +374,13 @@ def test_fallback_message_over_several_lines(read, app):
     assert reading.after(0.3) == ["2026-11-22T10:00:01.000Z [info] next"]
 
 
-def test_plain_parser_joins_nothing(read, app):
+def test_plain_parser_joins_nothing(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("Traceback (most recent call last):")
     app.write('  File "a.py", line 1')
     assert len(read(config={"parser": "plain"}).poll()) == 2
 
 
-def test_cri_lines(read, app):
+def test_cri_lines(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("2026-11-22T10:00:00.5Z stdout F one")
     app.write("2026-11-22T10:00:01.000000001Z stdout P two ")
     app.write("2026-11-22T11:00:02+01:00 stderr F beside")
@@ -382,12 +392,14 @@ def test_cri_lines(read, app):
     assert [resource.stream for _, resource in rows] == ["stdout", "stdout", "stderr"]
 
 
-def test_own_file_is_never_read(read, app):
+def test_own_file_is_never_read(read: Callable[..., Reading], app: FileSubject) -> None:
     app.write("myself")
     assert read(own_paths=frozenset({str(app.path)})).poll() == []
 
 
-def test_rotated_names_that_match_the_glob_are_siblings(read, app, tmp_path):
+def test_rotated_names_that_match_the_glob_are_siblings(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
     app.write("one")
     app.rotate()
     app.write("two")
@@ -396,7 +408,7 @@ def test_rotated_names_that_match_the_glob_are_siblings(read, app, tmp_path):
     assert {r.attributes["log.file.path"] for b in reading.batches for r in b.resources} == {str(app.path)}
 
 
-def test_numbered_files_without_a_base_are_logs_of_their_own(read, tmp_path):
+def test_numbered_files_without_a_base_are_logs_of_their_own(read: Callable[..., Reading], tmp_path: Path) -> None:
     for number in (1, 2):
         (tmp_path / f"worker-{number}").write_text(f"{number}\n")
     reading = read(tmp_path / "worker-*")
@@ -408,7 +420,7 @@ def test_numbered_files_without_a_base_are_logs_of_their_own(read, tmp_path):
     assert not any(batch.at_risk for batch in reading.batches)
 
 
-def test_torn_archive_gives_what_it_has(read, app, tmp_path):
+def test_torn_archive_gives_what_it_has(read: Callable[..., Reading], app: FileSubject, tmp_path: Path) -> None:
     content = b"".join(b"line %d %s\n" % (n, os.urandom(20).hex().encode()) for n in range(5000))
     packed = gzip.compress(content)
     (tmp_path / "app.log.1.gz").write_bytes(packed[: len(packed) // 2])
