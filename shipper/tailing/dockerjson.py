@@ -34,8 +34,6 @@ FRAGMENT_BYTES = 16384
 LOOKBACK = 64 * 1024
 LOOKBACK_MOST = 16 << 20
 
-_WHOLE = {"\n"}
-_RETURN = {"\r"}
 _BILLION = 1_000_000_000
 _SECONDS_KEPT = 4096
 
@@ -110,10 +108,12 @@ class DockerLines:
         except (msgspec.MsgspecError, ValueError):
             return self._feed(tail, block, joiner)
         logs = [line.log for line in lines]
-        if len(lines) != number or {text[-1:] for text in logs} != _WHOLE:
+        if len(lines) != number or not all(map(str.endswith, logs, repeat("\n"))):
             return self._feed(tail, block, joiner)
         raws = [text[:-1] for text in logs]
-        if self._container.tty is not False and {text[-1:] for text in raws} & _RETURN:
+        tty = self._container.tty
+        # A terminal ends every line with a carriage return; where nobody says what it is, the first line tells.
+        if tty or (tty is None and raws[0].endswith("\r")):
             raws = [text.removesuffix("\r") for text in raws]
         if joiner.rule is not None and may_contain_lines(raws):
             return self._feed(tail, block, joiner)

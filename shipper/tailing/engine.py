@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Bytes read of one file in one turn. Larger ones cost a page fault per page: malloc gives the memory back each time.
 CHUNK = 112 * 1024
-#: Seconds between two looks at the directories.
+#: Seconds between two looks at the directories; twice that when nothing happens.
 SWEEP = 1.0
 #: Turns after which `poll` ends, so that discovery is not held up by a backlog.
 TURNS = 32
@@ -192,7 +192,7 @@ class TailSource(Rotation, Source):
     # Discovery and growth
 
     def _sweep(self, now: float) -> None:
-        self._sweep_at = now + SWEEP
+        self._sweep_at = now + (SWEEP if self._pause < IDLE_WAIT else 2 * SWEEP)
         changed = dict.fromkeys(self.discover())
         changed.update((log, None) for log in self.logs.values() if log.missing or log.spare)
         for log in changed:
