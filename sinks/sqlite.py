@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from shipper.query import Query
     from shipper.record import Batch, Record
 
-#: Rows that one maintenance step deletes; keeps each lock short.
-_CHUNK = 10_000
+#: Rows that one step of retention deletes, which keeps each lock short, and one step of max_size, which keeps what
+#: is deleted beyond need small. Steps per write of the latter: it must outrun what a write adds.
+_CHUNK, _SLICE, _STEPS = 10_000, 1_000, 20
 _HOUR = 3600.0
 _PARKED = {"CANTOPEN", "READONLY", "PERM", "AUTH", "CORRUPT", "NOTADB", "ERROR", "MISMATCH", "FORMAT"}
 _ADVICE = {
@@ -206,25 +207,25 @@ class SqliteSink(Sink):
         now = self._now()
         if self._retention and now - self._swept >= _HOUR:
             cutoff = _sql.created_text(int((now - self._retention) * 1e9))
-            if self._delete(db, before=cutoff) < _CHUNK:
+            if self._delete(db, _CHUNK, before=cutoff) < _CHUNK:
                 self._swept = now
         if self._max_size:
-            for _ in range(4):  # each step deletes more than a batch adds, so the size comes down while writing goes on
-                if self._size(db) <= self._max_size or not self._delete(db):
+            for _ in range(_STEPS):
+                if self._size(db) <= self._max_size or not self._delete(db, _SLICE):
                     break
 
     def _size(self, db: sqlite3.Connection) -> int:
         pages = int(db.execute("PRAGMA page_count").fetchone()[0])
         return (pages - int(db.execute("PRAGMA freelist_count").fetchone()[0])) * self._page_size
 
-    def _delete(self, db: sqlite3.Connection, *, before: str | None = None) -> int:
+    def _delete(self, db: sqlite3.Connection, most: int, *, before: str | None = None) -> int:
         table = self._config.table
         where = "" if before is None else "WHERE created_at < ?"
         values = () if before is None else (before,)
         db.execute("BEGIN IMMEDIATE")
         gone = db.execute(
             f'DELETE FROM "{table}" WHERE (created_at, id) IN '  # noqa: S608 - the table's name is checked
-            f'(SELECT created_at, id FROM "{table}" {where} ORDER BY created_at, id LIMIT {_CHUNK})',
+            f'(SELECT created_at, id FROM "{table}" {where} ORDER BY created_at, id LIMIT {most})',
             values,
         ).rowcount
         db.commit()

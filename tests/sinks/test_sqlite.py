@@ -1,0 +1,322 @@
+"""The SQLite sink and its reader."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shipper.condition import compile_condition
+from shipper.errors import ParkedError, PermanentError, RetryableError
+from shipper.query import Query
+from shipper.record import Batch, Record
+from shipper.sink import Sink
+from shipper.testing.batches import START_NS, make_batch, make_resource
+from shipper.testing.sink_contract import SinkContract
+from sinks.sqlite import SqliteConfig, SqliteReader, SqliteSink
+
+DAY = 86_400
+
+
+def _config(tmp_path: Path, **options: Any) -> SqliteConfig:
+    return SqliteConfig(type="sqlite", path=str(tmp_path / "data" / "logs.db"), **options)
+
+
+def _read(config: SqliteConfig, **query: Any) -> list[Record]:
+    reader = SqliteReader(config)
+    try:
+        return list(reader.read(Query(**query)))
+    finally:
+        reader.close()
+
+
+def _written(config: SqliteConfig, *batches: Batch, **options: Any) -> SqliteSink:
+    sink = SqliteSink(config, **options)
+    sink.open()
+    for batch in batches:
+        sink.write(batch)
+    return sink
+
+
+def _rows(config: SqliteConfig, sql: str) -> list[Any]:
+    with closing(sqlite3.connect(config.path)) as db:
+        return db.execute(sql).fetchall()
+
+
+class TestSqlite(SinkContract):
+    exactly_once = True
+    example = Path("config/examples/sqlite.yaml")
+
+    def make_sink(self, tmp_path: Path) -> Sink:
+        return SqliteSink(_config(tmp_path))
+
+    def read_back(self, sink: Sink) -> list[Record]:
+        assert isinstance(sink, SqliteSink)
+        return _read(sink._config, oldest_first=True)
+
+    def order_key(self, record: Record) -> Any:
+        return record.time_ns, record.id
+
+
+def test_columns_are_those_of_the_mysql_table_and_hold_what_they_are_named_after(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    attributes = {"user_id": 42, "action": "login", "ip_address": "10.0.0.1", "user_agent": "curl", "extra": [1]}
+    _written(config, make_batch(["hello"], level="warn", attributes=attributes)).close()
+    with closing(sqlite3.connect(config.path)) as db:
+        db.row_factory = sqlite3.Row
+        row = dict(db.execute("SELECT * FROM activity_logs").fetchone())
+    assert list(row) == [
+        "id", "level", "message", "details", "user_id", "action", "ip_address", "user_agent", "created_at",
+        "service", "container", "stream", "host", "source",
+    ]  # fmt: skip
+    assert row["level"] == "warn"
+    assert row["user_id"] == "42"
+    assert row["created_at"] == "2026-01-02 03:04:05.000000"
+    assert (row["service"], row["container"], row["stream"]) == ("api", "api-1", "stdout")
+    assert row["details"].startswith('{"extra":[1]')
+
+
+def test_returning_means_durable(tmp_path: Path) -> None:
+    sink = _written(_config(tmp_path))
+    assert sink._db is not None
+    assert sink._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sink._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    sink.close()
+
+
+def test_object_details_stand_at_the_top_of_details_and_come_back_as_they_were(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    cases: list[dict[str, Any]] = [
+        {"details": {"fail_id": 1}},
+        {"details": {"fail_id": 1}, "other": True},
+        {"details": {"other": 1}, "other": True},
+        {"details": {}},
+        {"details": {"details": {"details": 1}}, "x": 1},
+        {"details": "text"},
+        {"details": None, "user_id": None},
+        {"_shipper": "mine", "details": {"_shipper": 1}, "user_id": 5},
+        {"user_id": True, "action": 1.5, "ip_address": ["x"]},
+        {},
+    ]
+    _written(config, make_batch([str(i) for i in range(len(cases))], attributes=cases)).close()
+    assert [record.attributes for record in _read(config, oldest_first=True)] == cases
+    assert _rows(config, "SELECT json_extract(details, '$.fail_id') FROM activity_logs LIMIT 2") == [(1,), (1,)]
+
+
+def test_too_deep_attributes_become_marked_text(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    deep: Any = "end"
+    for _ in range(40):
+        deep = {"a": deep}
+    _written(config, make_batch(["deep"], attributes={"deep": deep, "user_id": "x"})).close()
+    (record,) = _read(config)
+    text = str(record.attributes)
+    assert "[too deep] " in text
+    assert "end" in text
+    assert record.attributes["user_id"] == "x"
+
+
+def test_rows_out_of_order_and_twice_in_one_batch_are_stored_once_in_order(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    late, early = make_batch(["late"], start_ns=START_NS + 10**9), make_batch(["early"])
+    _written(config, Batch.concat([late, early, late])).close()
+    assert [record.message for record in _read(config, oldest_first=True)] == ["early", "late"]
+
+
+def test_times_before_1970_and_beyond_2286_are_kept_and_impossible_ones_refused(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    times = [-1, 0, 1, 10**18 - 1, 10**19 + 7]
+    sink = _written(config, *(make_batch(["x"], start_ns=time) for time in times))
+    with pytest.raises(PermanentError, match="years 1000 to 9999"):
+        sink.write(make_batch(["never"], start_ns=10**21))
+    sink.close()
+    assert [record.time_ns for record in _read(config, oldest_first=True)] == times
+
+
+def test_time_bounds_are_exact_to_the_nanosecond_and_newest_comes_first(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _written(config, make_batch([str(i) for i in range(9)], step_ns=1)).close()
+    got = _read(config, since=START_NS + 2, until=START_NS + 6)
+    assert [record.message for record in got] == ["5", "4", "3", "2"]
+    assert [record.message for record in _read(config, limit=2)] == ["8", "7"]
+    assert [record.message for record in _read(config, limit=2, oldest_first=True)] == ["0", "1"]
+
+
+def test_reading_pages_through_more_rows_than_one_page(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    batch = make_batch([f"line {i}" for i in range(4500)], step_ns=1)
+    _written(config, batch).close()
+    assert [record.id for record in _read(config, oldest_first=True)] == batch.ids
+    assert [record.id for record in _read(config)] == batch.ids[::-1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["level:error", "level>=warn", "service:api", "service:web level:info", "time", "user_id:7", "-level:error",
+     "host:host-1", "stream:stdout", "source:docker", "container:web-1", '"100%"', "level:info OR user_id:7"],
+)  # fmt: skip
+def test_conditions_find_what_they_would_find_in_memory(tmp_path: Path, text: str) -> None:
+    config = _config(tmp_path)
+    api = make_batch(
+        ["time out", "100% done", "Time"], level=["error", "info", "warn"], attributes=[{"user_id": 7}, {}, {"a": 1}],
+        resource=make_resource("api"),
+    )  # fmt: skip
+    web = make_batch(["time", "?"], level="info", resource=make_resource("web"), start_ns=START_NS + 10**9)
+    _written(config, api, web).close()
+    condition = compile_condition(text)
+    wanted = [record.id for record in (*api.records(), *web.records()) if condition.matches(record)]
+    assert [record.id for record in _read(config, condition=condition, oldest_first=True)] == wanted
+
+
+def test_rows_that_the_application_wrote_itself_are_read(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _written(config).close()
+    with closing(sqlite3.connect(config.path)) as db:
+        db.execute(
+            "INSERT INTO activity_logs (id, level, message, details, created_at)"
+            " VALUES ('own', 'WARNING', NULL, '[1', '2026-01-01 00:00:00')"
+        )
+        db.commit()
+    (record,) = _read(config, condition=compile_condition("level:warn"))
+    assert (record.id, record.level, record.message, record.attributes) == ("own", "warn", "", {"details": "[1"})
+
+
+def test_retention_deletes_old_rows_at_most_hourly(tmp_path: Path) -> None:
+    config = _config(tmp_path, retention="1d")
+    now = [START_NS / 1e9 + DAY + 10]
+    sink = _written(config, make_batch(["old"]), now=lambda: now[0])
+    assert _read(config) == []
+    sink.write(make_batch(["soon old"], start_ns=START_NS + 20 * 10**9))
+    now[0] += 60
+    sink.write(make_batch(["young"], start_ns=START_NS + DAY * 10**9))
+    assert len(_read(config)) == 2
+    now[0] += 3600
+    sink.write(make_batch(["younger"], start_ns=START_NS + DAY * 10**9 + 5))
+    sink.close()
+    assert [record.message for record in _read(config)] == ["younger", "young"]
+
+
+def test_max_size_keeps_the_file_small_and_the_newest_rows(tmp_path: Path) -> None:
+    config = _config(tmp_path, max_size="4MiB")
+    sink = SqliteSink(config)
+    sink.open()
+    for index in range(12):
+        sink.write(make_batch(["x" * 500] * 2000, start_ns=START_NS + index * 10**10))
+    sink.close()
+    assert Path(config.path).stat().st_size < 7 << 20
+    (newest,) = _read(config, limit=1)
+    assert newest.time_ns == START_NS + 11 * 10**10 + 1999 * 1_000_001
+    assert _read(config, limit=1, oldest_first=True)[0].time_ns > START_NS
+
+
+def test_lock_of_another_program_is_retryable(tmp_path: Path) -> None:
+    config = _config(tmp_path, busy_timeout="10ms")
+    sink = _written(config)
+    with closing(sqlite3.connect(config.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(RetryableError) as caught:
+            sink.write(make_batch(["x"]))
+        assert caught.value.code == "BUSY"
+        assert not isinstance(caught.value, ParkedError)
+        other.rollback()
+    sink.write(make_batch(["x"]))
+    sink.close()
+    assert len(_read(config)) == 1
+
+
+def test_full_disk_is_retryable_and_leaves_nothing_half_done(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    sink = _written(config, make_batch(["first"]))
+    assert sink._db is not None
+    pages = sink._db.execute("PRAGMA page_count").fetchone()[0]
+    sink._db.execute(f"PRAGMA max_page_count = {pages + 2}")
+    with pytest.raises(RetryableError, match="free disk space") as caught:
+        sink.write(make_batch(["x" * 10_000] * 50, start_ns=START_NS + 10**12))
+    assert caught.value.code == "FULL"
+    assert len(_read(config)) == 1
+    sink._db.execute("PRAGMA max_page_count = 1000000")
+    sink.write(make_batch(["second"], start_ns=START_NS + 10**13))
+    sink.close()
+    assert len(_read(config)) == 2
+
+
+def test_file_that_is_no_database_parks_the_sink(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    Path(config.path).parent.mkdir()
+    Path(config.path).write_bytes(b"this is not a database" * 100)
+    with pytest.raises(ParkedError, match="choose another path") as caught:
+        SqliteSink(config).open()
+    assert caught.value.code == "NOTADB"
+
+
+def test_path_that_cannot_be_made_parks_the_sink(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file where the directory should be")
+    with pytest.raises(ParkedError, match="directory"):
+        SqliteSink(_config(tmp_path)).open()
+
+
+def test_missing_table_parks_the_sink_until_it_is_opened_again(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    sink = _written(config, make_batch(["x"]))
+    with closing(sqlite3.connect(config.path)) as db:
+        db.execute("DROP TABLE activity_logs")
+    with pytest.raises(ParkedError):
+        sink.write(make_batch(["x"]))
+    sink.open()
+    sink.write(make_batch(["x"]))
+    sink.close()
+    assert len(_read(config)) == 1
+
+
+def test_reader_of_a_file_that_is_not_there_says_so_and_makes_none(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    with pytest.raises(ParkedError, match="no such file"):
+        _read(config)
+    assert not Path(config.path).exists()
+
+
+def test_own_columns_are_added_to_a_table_that_lacks_them(tmp_path: Path) -> None:
+    _written(_config(tmp_path), make_batch(["x"])).close()
+    config = _config(tmp_path, columns={"user_id": "user_id", "trace": "trace.id"})
+    _written(config, make_batch(["y"], attributes={"trace.id": "t", "action": "a"}, start_ns=START_NS + 5)).close()
+    assert _rows(config, "SELECT trace FROM activity_logs ORDER BY created_at, id") in (
+        [(None,), ("t",)],
+        [("t",), (None,)],
+    )
+    assert {"trace.id": "t", "action": "a"} in [record.attributes for record in _read(config)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"table": "a b"}, "not a table name"),
+        ({"columns": {"id": "x"}}, "filled by shipper itself"),
+        ({"columns": {"a;": "x"}}, "not a column name"),
+        ({"columns": {"a": "x", "b": "x"}}, "named twice"),
+        ({"retention": "0s"}, "would delete all"),
+        ({"max_size": "big"}, "not a size"),
+    ],
+)
+def test_bad_options_are_told(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _config(tmp_path, **options)
+
+
+def test_quotes_and_nul_in_names_of_containers_are_text(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    resource = make_resource("it's\0\"; DROP TABLE activity_logs; --")
+    batch = make_batch(["x"], resource=resource)
+    _written(config, batch).close()
+    (record,) = _read(config)
+    assert record.resource.attributes == resource.attributes
+
+
+def test_database_stays_in_the_users_own_hands(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _written(config, make_batch(["x"])).close()
+    assert stat.S_ISREG(Path(config.path).stat().st_mode)
+    assert not Path(config.path + "-wal").exists()
