@@ -12,7 +12,7 @@ from shipper.parse.times import Clocks, Moment
 
 #: The names under which a structured line may state its time; the first that is present counts.
 TIME_KEYS: Final = ("timestamp", "time", "ts", "@timestamp")
-#: An object under ``details`` is not lifted when it would bring one of these to the top.
+#: Keys that mean something of their own.
 RESERVED: Final = frozenset((*TIME_KEYS, "level", "severity", "message", "msg", "details"))
 
 _FALLBACK = re.compile(
@@ -107,7 +107,7 @@ class Reader:
         return self.structured(attributes, text)
 
     def structured(self, attributes: dict[str, Any], raw: str) -> Line:
-        """Turn a decoded object into a line: level and message leave the attributes, ``details`` is lifted."""
+        """Turn a decoded object into a line: level and message leave the attributes."""
         severity = take_level(attributes)
         message = raw
         for key in ("message", "msg"):
@@ -119,7 +119,6 @@ class Reader:
         if "\x1b" in message:
             message = ANSI.sub("", message)
         time, time_key = self.time_of(attributes)
-        lift(attributes)
         return Line(severity, message, attributes, time, time_key)
 
     def time_of(self, attributes: dict[str, Any]) -> tuple[Moment | None, str]:
@@ -270,18 +269,6 @@ def exception_of(text: str) -> tuple[dict[str, Any], int, str] | None:
 def severity_of_status(status: int) -> int:
     """Give the severity of an HTTP status: 5xx error, 4xx warn, all else info."""
     return ERROR if status >= 500 else WARN if status >= 400 else INFO
-
-
-def lift(attributes: dict[str, Any]) -> None:
-    """Lift the members of an object under ``details`` to the top, unless that would lose or confuse a key.
-
-    The SQL sinks keep attributes without a column in ``details``: lifting makes what is read back from there
-    equal to what was written.
-    """
-    details = attributes.get("details")
-    if isinstance(details, dict) and details and RESERVED.isdisjoint(details) and attributes.keys().isdisjoint(details):
-        del attributes["details"]
-        attributes.update(details)
 
 
 def without_surrogates(text: str) -> str:

@@ -13,21 +13,42 @@ record's time.
 
 from __future__ import annotations
 
+from operator import add
 from typing import Any, Final
 
 import msgspec
 
 from shipper.errors import ConfigError
 from shipper.parse.levels import ANSI, INFO, KNOWN, take_level
-from shipper.parse.lines import RESERVED, Line, Reader, severity_of_status, without_surrogates
+from shipper.parse.lines import Line, Reader, severity_of_status, without_surrogates
 from shipper.parse.times import SECOND, TOLERANCE, Clocks, Moment, fill
 from shipper.record import Batch
 
 #: The formats a source may name.
 FORMATS: Final = ("auto", "json", "logfmt", "access", "fallback", "plain")
 
+_STRING: Final = {str}
+_SPACE: Final = {" "}
+_EMPTY: Final = {""}
+_TWO: Final = {2}
+#: Quotes in a combined access-log line, and digits of a size that surely fits 64 bits.
+_QUOTES, _LONGEST = 6, 18
 _PROTOCOLS: Final = {f"HTTP/{version}": version for version in ("0.9", "1.0", "1.1", "2", "2.0", "3", "3.0")}
 _STATUSES: Final = {str(code): (code, severity_of_status(code)) for code in range(100, 600)}
+
+
+def _place(batch: Batch, rows: list[int], severities: list[int], messages: list[str], documents: list[Any]) -> None:
+    if len(rows) == len(batch):
+        batch.severities, batch.messages, batch.attributes = severities, messages, documents
+        return
+    all_severities, all_messages, all_attributes = batch.severities, batch.messages, batch.attributes
+    assert all_severities is not None
+    assert all_messages is not None
+    assert all_attributes is not None
+    for i, severity, message, document in zip(rows, severities, messages, documents, strict=True):
+        all_severities[i] = severity
+        all_messages[i] = message
+        all_attributes[i] = document
 
 
 class Parser:
@@ -48,6 +69,9 @@ class Parser:
         """
         raws = batch.raws
         lines = raws
+        if batch.times is batch.stamps:
+            # Docker's stamps make the ids and stay; the times may become the lines' own.
+            batch.times = list(batch.stamps)
         if "\x1b" in "".join(raws):
             lines = [ANSI.sub("", raw) if "\x1b" in raw else raw for raw in raws]
         count = len(raws)
@@ -61,162 +85,202 @@ class Parser:
             self._each(batch, lines, rest)
         else:
             self._each(batch, lines, range(count))
-        for i, mark in (batch.marks or {}).items():
-            attributes[i] = {**attributes[i], **mark}
+        if batch.marks:
+            attributes = batch.attributes
+            for i, mark in batch.marks.items():
+                attributes[i] = {**attributes[i], **mark}
         batch._ids = None  # noqa: SLF001 - stamps of plain files have changed, and ids with them
 
     def _objects(self, batch: Batch, lines: list[str]) -> list[int]:
         """Parse the JSON lines, all decoded at once; give the indexes of all others."""
-        severities, messages, attributes = batch.severities, batch.messages, batch.attributes
-        assert severities is not None
-        assert messages is not None
-        assert attributes is not None
-        stamps = batch.stamps
-        known, reserved, starts = KNOWN, RESERVED, self._clocks.starts
         # Comparing is cheaper than slicing: these are the lines of two characters or more that begin with "{".
         rows = [i for i, line in enumerate(lines) if "{" < line < "|" and line[-1] == "}"]
         if not rows:
             return list(range(len(lines)))
         rest: list[int] = []
+        texts = lines
         if len(rows) < len(lines):
             rest = [i for i, line in enumerate(lines) if not "{" < line < "|" or line[-1] != "}"]
-        docs = self._decode([lines[i] for i in rows])
+            texts = [lines[i] for i in rows]
+        docs = self._decode(texts)
+        bulk = self._alike(docs)
+        if bulk is None:
+            return rest + self._unlike(batch, lines, rows, docs)
+        found, texts = bulk
+        _place(batch, rows, found, texts, docs)
+        for i, doc in zip(rows, docs, strict=True):
+            if "timestamp" in doc or "time" in doc or "ts" in doc or "@timestamp" in doc:
+                self._timed(batch, i, doc)
+        return rest
+
+    @staticmethod
+    def _alike(docs: list[Any]) -> tuple[list[int], list[str]] | None:
+        """Take level and message out of documents that all have a known level and a text message.
+
+        If one is different, give None, with every document as it was: then each is looked at on its own.
+        """
+        try:
+            found = [KNOWN[doc["level"]] for doc in docs]
+            texts = [doc["message"] for doc in docs]
+        except (KeyError, TypeError):
+            # TypeError: a level that is no text or number, or None for a line that is no JSON after all.
+            return None
+        if set(map(type, texts)) != _STRING or "\x1b" in "".join(texts):
+            return None
+        for doc in docs:
+            del doc["level"], doc["message"]
+        return found, texts
+
+    def _timed(self, batch: Batch, i: int, doc: dict[str, Any]) -> None:
+        """Settle the time of a document that has one."""
+        # The commonest, an ISO text of Docker's own second or its neighbours, decides nothing.
+        stamp = batch.stamps[i]
+        text = doc.get("timestamp")
+        if (
+            stamp
+            and text.__class__ is str
+            and text[-1:] == "Z"
+            and (start := self._clocks.starts.get(text[:19])) is not None
+            and -SECOND <= start - stamp <= SECOND
+        ):
+            return
+        time, time_key = self._reader.time_of(doc)
+        if time is not None and self._settle(batch, i, time):
+            del doc[time_key]
+
+    def _unlike(self, batch: Batch, lines: list[str], rows: list[int], docs: list[Any]) -> list[int]:
+        """Parse documents one by one; give the indexes of the lines that are no JSON after all."""
+        severities, messages, attributes = batch.severities, batch.messages, batch.attributes
+        assert severities is not None
+        assert messages is not None
+        assert attributes is not None
+        rest: list[int] = []
         for i, doc in zip(rows, docs, strict=True):
             if doc is None:
                 rest.append(i)
                 continue
             try:
-                severities[i] = known[doc["level"]]
+                severities[i] = KNOWN[doc["level"]]
                 del doc["level"]
             except (KeyError, TypeError):
                 severities[i] = take_level(doc)
-            if "message" in doc:
-                key = "message"
-            elif "msg" in doc:
-                key = "msg"
-            else:
-                key = ""
+            key = "message" if "message" in doc else "msg" if "msg" in doc else ""
             if key:
                 message = doc.pop(key)
                 if message.__class__ is not str:
                     message = self._message(doc, key, message, lines[i])
-                if "\x1b" in message:
-                    message = ANSI.sub("", message)
-                messages[i] = message
-            # The commonest time, an ISO text of Docker's own second or its neighbours, decides nothing; TIME_KEYS
-            # is spelt out here because a loop over it costs more than all the tests.
-            if "timestamp" in doc or "time" in doc or "ts" in doc or "@timestamp" in doc:
-                stamp = stamps[i]
-                text = doc.get("timestamp")
-                if (
-                    not stamp
-                    or text.__class__ is not str
-                    or text[-1:] != "Z"
-                    or (start := starts.get(text[:19])) is None
-                    or not -SECOND <= start - stamp <= SECOND
-                ):
-                    time, time_key = self._reader.time_of(doc)
-                    if time is not None and self._settle(batch, i, time):
-                        del doc[time_key]
-            if "details" in doc:
-                details = doc.pop("details")
-                # The same as `lines.lift`, without a call.
-                if details.__class__ is dict and details:
-                    for name in details:
-                        if name in doc or name in reserved:
-                            doc["details"] = details
-                            break
-                    else:
-                        doc.update(details)
-                else:
-                    doc["details"] = details
+                messages[i] = ANSI.sub("", message) if "\x1b" in message else message
+            self._timed(batch, i, doc)
             attributes[i] = doc
         return rest
 
     def _common(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
         """Parse access-log and fallback lines of the common forms; give the indexes of all others."""
+        requests = [i for i in rows if '] "' in lines[i] and lines[i].count('"') == _QUOTES and "\\" not in lines[i]]
+        if requests and self._requests(batch, lines, requests):
+            if len(requests) == len(rows):
+                return []
+            done = set(requests)
+            rows = [i for i in rows if i not in done]
+        return self._fallbacks(batch, lines, rows)
+
+    def _requests(self, batch: Batch, lines: list[str], rows: list[int]) -> bool:
+        """Parse combined access-log lines, all cut at once; False, with nothing changed, if one is uncommon.
+
+        ``client ident user [date zone] "method target protocol" status size "referer" "agent"``
+        """
+        severities, attributes = batch.severities, batch.attributes
+        assert severities is not None
+        assert attributes is not None
+        # Each line has six quotes and so gives seven pieces, the last of them empty: they stand at fixed places.
+        pieces = '"'.join([lines[i] for i in rows]).split('"')
+        requests = pieces[1::7]
+        if {text.count(" ") for text in requests} != _TWO or set(pieces[4::7]) != _SPACE or any(pieces[6::7]):
+            return False
+        # The same once more with words. What must be a date, a status and empty would not be, were a line out of step.
+        heads, requests, tails = (
+            "".join(pieces[0::7]).split(" "),
+            " ".join(requests).split(" "),
+            "".join(pieces[2::7]).split(" "),
+        )
+        count = len(rows)
+        if len(heads) != 5 * count + 1 or len(tails) != 3 * count + 1 or set(tails[0::3]) != _EMPTY:
+            return False
+        try:
+            codes = [_STATUSES[text] for text in tails[1::3]]
+            versions = [_PROTOCOLS[text] for text in requests[2::3]]
+        except KeyError:
+            return False
+        sizes, targets, dates = tails[2::3], requests[1::3], list(map(add, heads[3::5], heads[4::5]))
+        if (
+            not "".join(sizes).isdecimal()
+            or "" in sizes
+            or "" in targets
+            or max(map(len, sizes)) > _LONGEST
+            or any(self._clocks.access(date) is None for date in set(dates))
+        ):
+            return False
+        starts, times, stamps, offsets = self._clocks.starts, batch.times, batch.stamps, batch.offsets
+        for i, client, user, date, method, target, version, (code, severity), size, referer, agent in zip(
+            rows, heads[0::5], heads[2::5], dates, requests[0::3], targets, versions, codes, map(int, sizes),
+            pieces[3::7], pieces[5::7], strict=False,
+        ):  # fmt: skip
+            row: dict[str, Any] = {
+                "ip_address": client,
+                "http.request.method": method,
+                "url.path": target,
+                "network.protocol.name": "http",
+                "network.protocol.version": version,
+                "http.response.status_code": code,
+                "http.response.body.size": size,
+            }
+            if "?" in target:
+                row["url.path"], _, row["url.query"] = target.partition("?")
+            if referer != "-":
+                row["http.request.header.referer"] = referer
+            if agent != "-":
+                row["user_agent"] = agent
+            if user != "-":
+                row["user.name"] = user
+            severities[i] = severity
+            attributes[i] = row
+            own, stamp = starts[date], stamps[i]
+            if stamp == 0 or not -TOLERANCE <= own - stamp <= TOLERANCE:
+                offset = offsets[i]
+                times[i] = own = own + (offset >> 6) % 1_000_000 * 1000 + (offset & 63) * 15  # `fill`, without a call
+                if not stamp:
+                    stamps[i] = own
+        return True
+
+    def _fallbacks(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
+        """Parse lines such as ``2026-11-22T10:00:00.000Z [error] message``; give the indexes of all others."""
         severities, messages, attributes = batch.severities, batch.messages, batch.attributes
         assert severities is not None
         assert messages is not None
         assert attributes is not None
-        times, stamps, offsets = batch.times, batch.stamps, batch.offsets
-        clocks = self._clocks
-        starts, statuses, protocols, known = clocks.starts, _STATUSES, _PROTOCOLS, KNOWN
+        clocks, times, stamps, offsets = self._clocks, batch.times, batch.stamps, batch.offsets
+        starts, known = clocks.starts, KNOWN
         rest = []
         for i in rows:
             line = lines[i]
-            if line[19:20] == "." and line[23:26] == "Z [" and "\n" not in line:
-                # 2026-11-22T10:00:00.000Z [error] message
-                close = line.find("] ", 26, 42)
-                severity = known.get(line[26:close])
-                milliseconds = line[20:23]
-                start = starts.get(line[:19]) or clocks.second(line[:19])
-                if close < 0 or severity is None or start is None or not milliseconds.isdecimal():
-                    rest.append(i)
-                    continue
-                severities[i] = severity
-                messages[i] = line[close + 2 :]
-                attributes[i] = {}
-                own = start + int(milliseconds) * 1_000_000
-                unit_us = 1000
-            elif '] "' in line and "\\" not in line:
-                # client ident user [date zone] "method target protocol" status size "referer" "agent"
-                try:
-                    head, request, tail, referer, between, agent, end = line.split('"')
-                    client, _, user, day, zone, empty = head.split(" ")
-                    method, target, protocol = request.split(" ")
-                    before, status, size, after = tail.split(" ")
-                    code, severity = statuses[status]
-                    version = protocols[protocol]
-                except (ValueError, KeyError):
-                    rest.append(i)
-                    continue
-                date = day + zone
-                start = starts.get(date) or clocks.access(date)
-                if (
-                    start is None
-                    or end
-                    or empty
-                    or before
-                    or after
-                    or between != " "
-                    or not target
-                    or not size.isdecimal()
-                    or len(size) > 18
-                ):
-                    rest.append(i)
-                    continue
-                row: dict[str, Any] = {
-                    "ip_address": client,
-                    "http.request.method": method,
-                    "url.path": target,
-                    "network.protocol.name": "http",
-                    "network.protocol.version": version,
-                    "http.response.status_code": code,
-                    "http.response.body.size": int(size),
-                }
-                if "?" in target:
-                    row["url.path"], _, row["url.query"] = target.partition("?")
-                if referer != "-":
-                    row["http.request.header.referer"] = referer
-                if agent != "-":
-                    row["user_agent"] = agent
-                if user != "-":
-                    row["user.name"] = user
-                severities[i] = severity
-                attributes[i] = row
-                own = start
-                unit_us = 1_000_000
-            else:
+            if line[19:20] != "." or line[23:26] != "Z [" or "\n" in line:
                 rest.append(i)
                 continue
-            # The same as `_settle`, without a call and with a zone that is known to be there.
-            stamp = stamps[i]
+            close = line.find("] ", 26, 42)
+            severity = known.get(line[26:close])
+            milliseconds = line[20:23]
+            start = starts.get(line[:19]) or clocks.second(line[:19])
+            if close < 0 or severity is None or start is None or not milliseconds.isdecimal():
+                rest.append(i)
+                continue
+            severities[i] = severity
+            messages[i] = line[close + 2 :]
+            attributes[i] = {}
+            own, stamp = start + int(milliseconds) * 1_000_000, stamps[i]
             if stamp == 0 or not -TOLERANCE <= own - stamp <= TOLERANCE:
                 offset = offsets[i]
-                own += ((offset >> 6) % unit_us) * 1000 + (offset & 63) * 15
-                times[i] = own
-                if stamp == 0:
+                times[i] = own = own + (offset >> 6) % 1000 * 1000 + (offset & 63) * 15  # `fill`, without a call
+                if not stamp:
                     stamps[i] = own
         return rest
 
@@ -248,7 +312,7 @@ class Parser:
             found = reader.fallback(text.rstrip("\r\n"))
         return found if found is not None else reader.plain(text)
 
-    def _decode(self, texts: list[str]) -> list[dict[str, Any]] | list[dict[str, Any] | None]:
+    def _decode(self, texts: list[str]) -> list[Any]:
         # Each text begins with { and ends with }, so it is at least one value; as many values as texts is one each.
         try:
             docs = self._decoder.decode_lines("\n".join(texts))

@@ -61,7 +61,7 @@ def one(line: str, *, stamp: int = DOCKER, format: str = "auto") -> Record:  # n
         ('{"message":{"a":[1]}}', "info", '{"a":[1]}', {}),
         ('{"message":null,"msg":"m"}', "info", "m", {"message": None}),
         ('{"message":null}', "info", '{"message":null}', {"message": None}),
-        ('{"message":"m","details":{"a":1}}', "info", "m", {"a": 1}),
+        ('{"message":"m","details":{"a":1}}', "info", "m", {"details": {"a": 1}}),
         ('{"message":"m","a":2,"details":{"a":1}}', "info", "m", {"a": 2, "details": {"a": 1}}),
         ('{"message":"m","details":{"level":"error"}}', "info", "m", {"details": {"level": "error"}}),
         ('{"message":"m","details":{}}', "info", "m", {"details": {}}),
@@ -312,3 +312,20 @@ def test_the_bulk_path_and_the_exact_path_agree(texts: list[str], stamp: int) ->
         [sorted(a.items()) for a in alone.attributes]
     )
     assert together.times == alone.times
+
+
+def test_ids_of_docker_lines_stay_on_dockers_time_when_the_line_has_its_own() -> None:
+    """The source gives times and stamps as one list; the parser must not change the stamps with the times."""
+    stamp = 1_795_305_600_000_000_000
+    shared = [stamp]
+    batch = Batch(
+        times=shared,
+        stamps=shared,
+        hashes=[1],
+        raws=["2020-01-01T00:00:00.000Z [info] replayed"],
+        resources=[Resource("d", {})],
+        offsets=[0],
+    )
+    Parser().parse(batch)
+    assert batch.times[0] < stamp
+    assert batch.stamps == [stamp]
