@@ -114,7 +114,7 @@ class DockerSource(TailSource):
                 container = self._containers[log.name]
                 container.refresh(os.path.join(log.path, "config.v2.json"))
                 log.ended = not container.running or mtime == 0
-                if log.ended and log.joiner.holding:
+                if log.ended:
                     self._timed[log] = None
                 if self._wanted(log):
                     changed.append(log)

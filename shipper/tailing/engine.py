@@ -35,6 +35,9 @@ BUSY_WAIT = 0.05
 IDLE_WAIT = 0.5
 #: Seconds without a byte after which a rotated plain file is finished: its writer may not have reopened yet.
 LINGER = 60.0
+#: Seconds without a byte after which a log whose writer has ended is complete. A sweep lies between: a writer that has
+#: only just begun (a container that writes before Docker marks it as running) is known as one by then.
+ENDED_WAIT = SWEEP
 
 _log = structlog.get_logger(__name__)
 
@@ -84,7 +87,7 @@ class TailSource(Rotation, Source):
         """Prepare the decoder for a tail, at the position where reading begins."""
 
     def may_finish(self, log: Log) -> bool:
-        """Tell whether a last line without newline at the end of a live file is complete, because nobody writes."""
+        """Tell whether a last line without newline at the end of a quiet live file is complete: nobody writes."""
         return log.ended or self._context.once
 
     # Source
@@ -194,10 +197,14 @@ class TailSource(Rotation, Source):
     def _sweep(self, now: float) -> None:
         self._sweep_at = now + (SWEEP if self._pause < IDLE_WAIT else 2 * SWEEP)
         changed = dict.fromkeys(self.discover())
-        changed.update((log, None) for log in self.logs.values() if log.missing or log.spare)
+        changed.update((log, None) for log in self.logs.values() if log.missing or log.spare or log.troubled)
         for log in changed:
-            if self._reconcile(log):
-                self._ready[log] = None
+            try:
+                if self._reconcile(log):
+                    self._ready[log] = None
+            except OSError as error:
+                log.troubled = True
+                self._report(log.path, error)
         for log in list(self.logs.values()):
             if log.lingering:
                 self._settle(log, now)
@@ -359,7 +366,7 @@ class TailSource(Rotation, Source):
             return False
         if rest:
             self._finish_line(log, tail)
-        if not self.carries or (len(log.queue) == 1 and (log.gone or log.ended)):
+        if not self.carries or (len(log.queue) == 1 and log.gone):
             log.joiner.flush()
         log.lingering.append(log.queue.popleft())
         self._out.extend(log.batches())
@@ -385,9 +392,10 @@ class TailSource(Rotation, Source):
         if tail.quiet_since is None:
             return False
         quiet = self._context.clock.monotonic() - tail.quiet_since
-        final = self._context.once or log.ended or (log.gone and log.current is None)
+        settled = self._context.once or quiet >= ENDED_WAIT
+        final = self._context.once or (log.ended and settled) or (log.gone and log.current is None)
         rest = tail.size > tail.position
-        if rest and (self.may_finish(log) or (not self.carries and quiet >= FRAGMENT_WAIT)):
+        if rest and ((settled and self.may_finish(log)) or (not self.carries and quiet >= FRAGMENT_WAIT)):
             self._register(log, tail)
             self._finish_line(log, tail)
             rest = False
@@ -396,7 +404,7 @@ class TailSource(Rotation, Source):
         else:
             log.joiner.due(quiet)
         self._out.extend(log.batches())
-        if not log.joiner.holding and (not rest or self.carries):
+        if not log.joiner.holding and (not rest or (self.carries and not log.ended)):
             self._timed.pop(log, None)
         return False
 

@@ -99,6 +99,7 @@ class Rotation:
 
     def _compare(self, log: Log) -> bool:
         before = log.current
+        log.troubled = False
         for tail in list(log.queue):
             # Seen before its copy is: a copy of a file that is no longer what it was would look like a new one.
             if isinstance(tail.data, PlainBytes) and not tail.unchanged():
@@ -132,6 +133,7 @@ class Rotation:
                 complete = False
                 continue
             except OSError as error:
+                log.troubled = True
                 self._report(sibling.path, error)
                 continue
             identity = status.st_dev, status.st_ino
@@ -152,6 +154,7 @@ class Rotation:
                 complete = False
                 continue
             except OSError as error:
+                log.troubled = True
                 self._report(sibling.path, error)
                 continue
             if self._unreadable.pop(sibling.path, None) is not None:
@@ -183,7 +186,8 @@ class Rotation:
                 tail.linked = os.fstat(tail.data.fd).st_nlink > 0
         if before is not None and log.current is not before and before not in log.lingering:
             log.joiner.flush()
-        self._miss(log, found)
+        if not log.troubled:
+            self._miss(log, found)
         return True
 
     _verdict: int | None = None

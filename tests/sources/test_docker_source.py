@@ -251,7 +251,7 @@ def test_fragment_without_its_rest_leaves_after_five_seconds(
     assert reading.after(2) == ["p" * 16384]
 
 
-def test_fragment_leaves_at_once_when_the_container_has_stopped(
+def test_fragment_leaves_soon_when_the_container_has_stopped(
     read: Callable[..., Reading], container: Callable[..., DockerLog]
 ) -> None:
     log = container()
@@ -259,7 +259,7 @@ def test_fragment_leaves_at_once_when_the_container_has_stopped(
     reading = read()
     assert reading.poll() == []
     log.configure(running=False)
-    assert reading.after(1.1) == ["p" * 16384]
+    assert reading.after(2.2) == ["p" * 16384]
 
 
 def test_last_words_without_newline_are_complete_at_once(
@@ -717,3 +717,38 @@ def test_no_container_starves_another(read: Callable[..., Reading], container: C
 def test_positions_survive_a_copy() -> None:
     positions = MemoryPositions()
     assert positions.restarted().states == {}
+
+
+def test_unreadable_file_is_counted_tried_again_and_not_called_lost(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], tmp_path: Path
+) -> None:
+    log = container()
+    log.write("one")
+    reading = read()
+    reading.poll()
+    log.write("two")
+    reading.clock.advance(0.1)
+    reading.poll(room=False)
+    positions = reading.positions.restarted()
+    log.path.rename(tmp_path / "aside")
+    log.path.symlink_to(log.path)
+    again = read(positions=positions)
+    assert again.after(6) == []
+    assert again.source.counts()[1] == 1
+    assert again.positions.losses == []
+    log.path.unlink()
+    (tmp_path / "aside").rename(log.path)
+    assert again.after(3) == ["two"]
+    assert again.source.counts()[1] == 0
+
+
+def test_torn_last_entry_of_a_stopped_container_is_kept_as_text(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
+    log = container()
+    log.write("one")
+    log.raw(b'{"log":"never finished')
+    reading = read()
+    assert reading.poll() == ["one"]
+    log.configure(running=False)
+    assert reading.after(5) == ['{"log":"never finished']
