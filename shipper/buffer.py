@@ -194,17 +194,23 @@ class Buffer:
                 self._settle()
         return taken
 
-    def ack(self) -> list[Span]:
-        """Everything peeked was dealt with: remove it. Gives the spans that thereby became safe."""
+    def ack(self, on_acked: Callable[[Sequence[Span], Cursor | None], None]) -> None:
+        """Everything peeked was dealt with: remove it.
+
+        ``on_acked`` gets the spans that thereby became safe and the spill's cursor if it moved, in one call, so that
+        no save of the checkpoint can fall between the two.
+        """
         spans: list[Span] = []
+        cursor: Cursor | None = None
         with self._condition:
             self._waiting_since = self._clock.monotonic()
             was_full = not self.room()
             if self._disk:
-                last = next((cursor for cursor in reversed(self._taken) if cursor is not None), None)
+                last = next((taken for taken in reversed(self._taken) if taken is not None), None)
                 if last is not None:
                     self._spill.consume(last)
-                self._settle()
+                self._disk = not self._spill.empty
+                cursor = self._spill.cursor
             else:
                 for _ in self._taken:
                     batch = self._memory.popleft()
@@ -212,10 +218,10 @@ class Buffer:
                     if batch.span is not None:
                         spans.append(batch.span)
             self._taken = []
+            on_acked(spans, cursor)
             room = was_full and self.room()
         if room:
             self.on_room()
-        return spans
 
     def _settle(self) -> None:
         self._on_cursor(self._spill.cursor)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shipper.clock import SystemClock
+from shipper.config import HttpConfig
 from shipper.errors import ConfigError, ShipperError
 from shipper.health import Health
 from shipper.loader import load
@@ -57,8 +58,16 @@ class Daemon:
         if self._config.http.enabled and not self._once:
             from shipper.http import HttpServer  # noqa: PLC0415 - only who listens pays for it
 
-            self._http = HttpServer(self._config.http, self._metrics, self._health)
-            self._http.start()
+            server = HttpServer(self._config.http, self._metrics, self._health)
+            try:
+                server.start()
+            except ConfigError as error:
+                # An address that somebody chose is watched by somebody; the default one is a convenience.
+                if self._config.http.listen != HttpConfig().listen:
+                    raise
+                log.warning("no metrics and health over HTTP: the default address is taken", error=str(error))
+            else:
+                self._http = server
         pipeline = self._start(parts)
         try:
             while True:

@@ -143,8 +143,8 @@ class Delivery:
                 except _TryAllAgain:
                     continue
             self._metrics.acked(self.name, taken)
-        spans = self.buffer.ack()
-        self._ledger.done(self.name, spans, position=self.sink.position())
+        position = self.sink.position()
+        self.buffer.ack(lambda spans, cursor: self._ledger.acked(self.name, spans, cursor=cursor, position=position))
 
     def _write(self, batch: Batch, rejected: list[tuple[Batch, SinkError]]) -> int:
         """Write until every record is taken or in ``rejected``; give the number taken."""
@@ -235,6 +235,8 @@ class Delivery:
                 self._failed(RetryableError(_bug(error), code=type(error).__name__))
             else:
                 self._open = True
+                # So that a crash before the first ack does not leave a sink without its own place.
+                self._ledger.done(self.name, (), position=self.sink.position())
                 if self.failing_since is None:
                     self._health.report(self._component, "ok")
 

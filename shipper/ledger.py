@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from shipper.clock import Clock
     from shipper.record import Span
+    from shipper.spill import Cursor
 
 log = get_logger("ledger")
 
@@ -176,18 +177,26 @@ class Ledger:
                     track.offset, track.marker = ahead
                 self._dirty_tracks.add((span.file, sink))
                 self._refresh(file)
-            if position is not None:
-                old = self._sink_states.get(sink, SinkState(sink))
-                if old.position != position:
-                    self._sink_states[sink] = msgspec.structs.replace(old, position=position)
-                    self._dirty_sinks.add(sink)
+            self._change(sink, position=position)
+
+    def acked(self, sink: str, spans: Iterable[Span], *, cursor: Cursor | None, position: str | None) -> None:
+        """Account for what a sink took: its spans, its spill's cursor and its own position, all at once."""
+        with self._lock:
+            self.done(sink, spans, position=position)
+            if cursor is not None:
+                self.spill_cursor(sink, cursor.segment, cursor.offset)
 
     def spill_cursor(self, sink: str, segment: int, offset: int) -> None:
         """Note how far a sink's spill is consumed."""
+        self._change(sink, segment=segment, offset=offset)
+
+    def _change(self, sink: str, **fields: Any) -> None:
         with self._lock:
             old = self._sink_states.get(sink, SinkState(sink))
-            self._sink_states[sink] = msgspec.structs.replace(old, segment=segment, offset=offset)
-            self._dirty_sinks.add(sink)
+            new = msgspec.structs.replace(old, **{name: value for name, value in fields.items() if value is not None})
+            if new != old:
+                self._sink_states[sink] = new
+                self._dirty_sinks.add(sink)
 
     def sink_state(self, sink: str) -> SinkState:
         """Give a sink's saved position and spill cursor."""

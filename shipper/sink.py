@@ -96,7 +96,8 @@ class Sink(ABC):
     def position(self) -> str | None:
         """Say how far the destination is written, for sinks whose backend cannot tell doubles by id.
 
-        Called after a ``write`` returned; saved in the same transaction as the positions of the sources.
+        Called after ``open`` and after each ``write`` returned; saved in the same transaction as the positions of the
+        sources.
         """
         return None
 

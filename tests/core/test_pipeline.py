@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shipper.transform import Transform
 
 from shipper.clock import SystemClock
 from shipper.config import Config, RouteConfig
@@ -21,6 +20,7 @@ from shipper.record import Batch, Resource, Span
 from shipper.router import Router
 from shipper.sink import BufferConfig, Limits, Sink, SinkConfig
 from shipper.source import FileState, Source, SourceContext
+from shipper.transform import Transform
 
 
 class MemoryFile(Source):
