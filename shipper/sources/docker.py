@@ -116,7 +116,7 @@ class DockerSource(TailSource):
                 log.ended = not container.running or mtime == 0
                 if log.ended:
                     self._timed[log] = None
-                if self._wanted(log):
+                if self.wanted(log):
                     changed.append(log)
         return changed
 
@@ -177,7 +177,8 @@ class DockerSource(TailSource):
         """See `TailSource.uid`."""
         return log.name
 
-    def _wanted(self, log: Log) -> bool:
+    def wanted(self, log: Log) -> bool:
+        """See `TailSource.wanted`."""
         container = self._containers[log.name]
         include, exclude = self._selected.include, self._selected.exclude
         return (not include or include.matches(container)) and not (exclude and exclude.matches(container))
@@ -193,7 +194,7 @@ class DockerSource(TailSource):
             log = self.log_for(name)
             if config and not self._containers[name].known:
                 self._containers[name].load(config)
-            if self._wanted(log):
+            if self.wanted(log):
                 log.spare.append((path, fd))
             else:
                 os.close(fd)

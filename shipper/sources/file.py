@@ -162,6 +162,10 @@ class FileSource(TailSource):
                 self._watch.add(os.path.dirname(name) or ".", recursive=False)
         return log
 
+    def wanted(self, log: Log) -> bool:
+        """See `TailSource.wanted`."""
+        return not self._excluded(log.path)
+
     def first_offset(self, log: Log, data: Bytes) -> int:  # noqa: ARG002 - see the base
         """See `Rotation.first_offset`."""
         if self._settings.start_position == "beginning" or self._polled:

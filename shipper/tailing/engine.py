@@ -75,6 +75,10 @@ class TailSource(Rotation, Source):
         """Give the logs whose directory changed since the last time; new ones included."""
         raise NotImplementedError
 
+    def wanted(self, log: Log) -> bool:
+        """Tell whether the configuration wants this log; what is known of one it no longer wants is kept."""
+        raise NotImplementedError
+
     def decode(self, log: Log, tail: Tail, block: bytes) -> Batch | None:
         """Take whole lines that begin at the tail's position: give a batch, or feed the log's joiner."""
         raise NotImplementedError
@@ -199,6 +203,8 @@ class TailSource(Rotation, Source):
         changed = dict.fromkeys(self.discover())
         changed.update((log, None) for log in self.logs.values() if log.missing or log.spare or log.troubled)
         for log in changed:
+            if not self.wanted(log):
+                continue
             try:
                 if self._reconcile(log):
                     self._ready[log] = None

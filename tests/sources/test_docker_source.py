@@ -752,3 +752,19 @@ def test_torn_last_entry_of_a_stopped_container_is_kept_as_text(
     assert reading.poll() == ["one"]
     log.configure(running=False)
     assert reading.after(5) == ['{"log":"never finished']
+
+
+def test_container_that_is_excluded_later_is_left_alone_and_not_called_lost(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
+    log = container(name="api")
+    log.write("one")
+    reading = read()
+    reading.poll()
+    log.write("two")
+    exclude = {"exclude": Selection(names=["api"])}
+    again = read(positions=reading.positions.restarted(), config=exclude)
+    assert again.after(5) == []
+    assert again.positions.losses == []
+    third = read(positions=again.positions.restarted())
+    assert third.after(2) == ["two"]
