@@ -32,6 +32,7 @@ from __future__ import annotations
 import base64
 import errno
 import fcntl
+import logging
 import os
 from array import array
 from collections import Counter
@@ -39,7 +40,6 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, ClassVar, cast
 
-import structlog
 import xxhash
 from msgspec import Meta
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from shipper.clock import Clock
     from shipper.record import Batch
 
-log = structlog.get_logger("shipper.sinks.file")
+_log = logging.getLogger(__name__)
 
 # Seconds between syncs with fsync: interval.
 _SYNC_INTERVAL = 1.0
@@ -207,7 +207,7 @@ class FileSink(Sink):
             if self._unsynced and self._config.fsync == "interval":
                 os.fdatasync(self._fd)
         except OSError as error:
-            log.warning("the file could not be finished", path=str(self._path), error=str(error))
+            _log.warning("%s could not be finished: %s", self._path, error)
         os.close(self._fd)
         self._fd = -1
 
@@ -392,7 +392,7 @@ class FileSink(Sink):
                 _sync_directory(self._path.parent)
                 plain.unlink()
             except OSError as error:  # it stays plain and is tried again at the next rotation
-                log.warning("a rotated file could not be compressed; it stays", path=str(plain), error=str(error))
+                _log.warning("the rotated file %s could not be compressed; it stays: %s", plain, error)
                 partial.unlink(missing_ok=True)
                 return
 
@@ -415,7 +415,7 @@ class FileSink(Sink):
                 awaited.update(self._keys(path, start))
         self._set_awaited(awaited)
         if awaited:
-            log.info("lines written after the last checkpoint are awaited again", lines=awaited.total())
+            _log.info("%d lines written after the last checkpoint are awaited again", awaited.total())
 
     def _beyond(self, inode: int, size: int) -> list[tuple[Path, int]]:
         """Give the files that were written after a position, each with the offset to begin at."""
@@ -462,7 +462,7 @@ class FileSink(Sink):
         if self._matched is None:
             self._matched = now
         elif now - self._matched > _PATIENCE:
-            log.info("lines of before the crash did not come again; forgotten", lines=self._awaited.total())
+            _log.info("%d lines of before the crash did not come again; forgotten", self._awaited.total())
             self._set_awaited(Counter())
 
     def _set_awaited(self, awaited: Counter[int]) -> None:
