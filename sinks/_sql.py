@@ -26,8 +26,8 @@ import hashlib
 import re
 from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
-from itertools import compress, groupby
-from operator import ne
+from itertools import groupby, islice
+from operator import lt
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -276,24 +276,26 @@ class Mapping:
                 for rest, whole in zip(rests, attributes, strict=True):
                     if whole.get(attribute, "") is None:
                         rest[attribute] = None
-        inner = [rest.get("details") for rest in rests]
         for index in odd:
             rests[index] = {MARK: {"attributes": rests[index]}}
-            inner[index] = None
-        for index in compress(range(len(inner)), map(ne, inner, [None] * len(inner))):
-            marks[index] = _lift(rests, index, inner[index], marks[index])
+        for index, rest in enumerate(rests):
+            if "details" in rest:
+                inner = rest["details"]
+                if type(inner) is not dict or MARK in inner:
+                    continue
+                if len(rest) == 1:
+                    rests[index] = inner.copy()
+                    marks[index] += ",+"
+                else:
+                    marks[index] = _lift(rests, index, inner, marks[index])
         empty = (
             [index for index, mark in enumerate(marks) if mark == "0," and not rests[index]] if "0," in marks else ()
         )
         for rest, mark in zip(rests, marks, strict=True):
-            if mark == "0,":
-                continue
             if MARK in rest:
                 rest[MARK]["m"] = mark
-            else:
+            elif mark != "0,":
                 rest[MARK] = mark
-        for index in odd:
-            rests[index][MARK]["m"] = marks[index]
         details: list[str | None] = list(self._json(rests))
         for index in empty:
             details[index] = None
@@ -313,14 +315,9 @@ class Mapping:
         return lines
 
 
-def _lift(rests: list[dict[str, Any]], index: int, inner: Any, mark: str) -> str:
-    """Put the keys of the attribute ``details`` where they are looked for, the top of the column."""
+def _lift(rests: list[dict[str, Any]], index: int, inner: dict[str, Any], mark: str) -> str:
+    """Put the keys of the attribute ``details`` where they are looked for, the top of the column, beside others."""
     rest = rests[index]
-    if type(inner) is not dict or MARK in inner:
-        return mark
-    if len(rest) == 1:
-        rests[index] = inner.copy()
-        return mark + ",+"
     if "details" in inner or inner.keys() & rest.keys():
         return mark
     del rest["details"]
@@ -331,7 +328,7 @@ def _lift(rests: list[dict[str, Any]], index: int, inner: Any, mark: str) -> str
 def _sorted(rows: Rows) -> Rows:
     """Sort by key, which makes deadlocks between writers impossible, and drop a key's second row."""
     created, ids = rows.created, rows.ids
-    if created == sorted(created) and len(set(created)) == len(created):
+    if all(map(lt, created, islice(created, 1, None))):
         return rows
     keys = list(zip(created, ids, strict=True))
     order: Sequence[int] = sorted(range(len(keys)), key=keys.__getitem__)
