@@ -11,10 +11,12 @@ import pytest
 
 from shipper.testing.daemon import Daemon
 from shipper.testing.docker_engine import DockerEngine, EngineUnavailableError
+from shipper.testing.dockerlog import DockerLog
 from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.mariadb import MariaDB
 
 MakeDaemon = Callable[..., Daemon]
+MakeLog = Callable[..., DockerLog]
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +76,17 @@ def make_daemon(tmp_path: Path) -> Iterator[MakeDaemon]:
     for daemon in made:
         daemon.kill9()
         print(f"--- the daemon's log ends with:\n{daemon.log[-6000:]}")  # noqa: T201 - pytest shows it on failure
+
+
+@pytest.fixture
+def docker_log() -> Iterator[MakeLog]:
+    """Make containers' logs that are closed when the test ends."""
+    made: list[DockerLog] = []
+
+    def make(root: Path, **options: Any) -> DockerLog:
+        made.append(DockerLog(root, **options))
+        return made[-1]
+
+    yield make
+    for log in made:
+        log.close()

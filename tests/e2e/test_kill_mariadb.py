@@ -20,6 +20,7 @@ from shipper.testing.proxy import FaultProxy
 pytestmark = pytest.mark.mariadb
 
 MakeDaemon = Callable[..., Daemon]
+MakeLog = Callable[..., DockerLog]
 
 
 def commits(block: bytes) -> bool:
@@ -37,11 +38,11 @@ def config(containers: Path, sink: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("load_data", "rounds"), [(False, 50), (True, 15)], ids=["insert", "load-data"])
-def test_kill_9_at_random_moments_under_rotating_load_loses_and_doubles_nothing(
-    make_daemon: MakeDaemon, database: LogsDatabase, tmp_path: Path, load_data: bool, rounds: int
+def test_kill_9_at_random_moments_under_rotating_load_loses_and_doubles_nothing(  # noqa: PLR0917 - fixtures
+    make_daemon: MakeDaemon, database: LogsDatabase, tmp_path: Path, load_data: bool, rounds: int, docker_log: MakeLog
 ) -> None:
     rng = random.Random(20261122)
-    log = DockerLog(tmp_path / "containers", max_size=60_000, max_file=30)
+    log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
     daemon = make_daemon(config(tmp_path / "containers", database.sink(load_data=load_data)))
     grown = before = 0
     with Load(log.write) as load:
@@ -62,11 +63,11 @@ def test_kill_9_at_random_moments_under_rotating_load_loses_and_doubles_nothing(
 
 @pytest.mark.slow
 def test_the_database_killed_and_started_again_loses_and_doubles_nothing(
-    make_daemon: MakeDaemon, own_database: LogsDatabase, tmp_path: Path
+    make_daemon: MakeDaemon, own_database: LogsDatabase, tmp_path: Path, docker_log: MakeLog
 ) -> None:
     """The last rounds kill the daemon as well, while the database is down."""
     rng = random.Random(7)
-    log = DockerLog(tmp_path / "containers", max_size=60_000, max_file=30)
+    log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
     daemon = make_daemon(config(tmp_path / "containers", own_database.sink()))
     daemon.start()
     with Load(log.write) as load:
@@ -85,11 +86,16 @@ def test_the_database_killed_and_started_again_loses_and_doubles_nothing(
 
 @pytest.mark.parametrize("answer", ["before", "after"])
 @pytest.mark.parametrize("request_", [commits, inserts])
-def test_the_connection_cut_around_a_request_loses_and_doubles_nothing(
-    make_daemon: MakeDaemon, database: LogsDatabase, tmp_path: Path, answer: str, request_: Callable[[bytes], bool]
+def test_the_connection_cut_around_a_request_loses_and_doubles_nothing(  # noqa: PLR0917 - fixtures
+    make_daemon: MakeDaemon,
+    database: LogsDatabase,
+    tmp_path: Path,
+    answer: str,
+    request_: Callable[[bytes], bool],
+    docker_log: MakeLog,
 ) -> None:
     """Before: the server never saw it. After: it did it and the daemon cannot know; some rounds kill -9 then."""
-    log = DockerLog(tmp_path / "containers", max_size=60_000, max_file=30)
+    log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
     with FaultProxy(database.address) as proxy:
         daemon = make_daemon(config(tmp_path / "containers", database.sink(port=proxy.port)))
         daemon.start()
@@ -106,10 +112,10 @@ def test_the_connection_cut_around_a_request_loses_and_doubles_nothing(
 
 
 def test_connections_reset_again_and_again_lose_and_double_nothing(
-    make_daemon: MakeDaemon, database: LogsDatabase, tmp_path: Path
+    make_daemon: MakeDaemon, database: LogsDatabase, tmp_path: Path, docker_log: MakeLog
 ) -> None:
     rng = random.Random(3)
-    log = DockerLog(tmp_path / "containers", max_size=60_000, max_file=30)
+    log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
     with FaultProxy(database.address) as proxy:
         daemon = make_daemon(config(tmp_path / "containers", database.sink(port=proxy.port)))
         daemon.start()

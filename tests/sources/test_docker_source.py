@@ -12,7 +12,7 @@ import pytest
 
 from shipper.sources.docker import DockerConfig, DockerSource
 from shipper.tailing.container import Selection
-from shipper.testing.dockerlog import DockerLog
+from shipper.testing.dockerlog import DockerLog, docker_time
 from shipper.testing.positions import MemoryPositions
 from shipper.testing.source_contract import Reading, SourceContract
 
@@ -249,6 +249,27 @@ def test_fragment_without_its_rest_leaves_after_five_seconds(
     assert reading.poll() == []
     assert reading.after(4) == []
     assert reading.after(2) == ["p" * 16384]
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_line_of_a_container_that_is_not_yet_marked_as_running_is_whole(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], rotated: bool
+) -> None:
+    """Docker marks a container as running only after it began to write; until then it looks like one that ended."""
+    log = container(max_file=1)
+    log.configure(running=False)
+    stamp = log.tick()
+    log.entry("p" * 16384, "stdout", stamp)
+    reading = read()
+    assert reading.poll() == []
+    if rotated:
+        log.rotate()
+        assert reading.after(0.2) == []
+    log.raw(b'{"log":"end\\n","stream":"stdout",')
+    assert reading.after(0.2) == []
+    log.configure(running=True)
+    log.raw(f'"time":"{docker_time(stamp)}"}}\n'.encode())
+    assert reading.after(1.1) == ["p" * 16384 + "end"]
 
 
 def test_fragment_leaves_soon_when_the_container_has_stopped(
