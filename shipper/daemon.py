@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
+import resource
 import signal
 import threading
 from pathlib import Path
@@ -53,6 +54,7 @@ class Daemon:
         """Run; give the exit code. Raises ConfigError or StateError when it cannot begin."""
         # Batches are large, acyclic and short-lived: frequent collections would only walk them.
         gc.set_threshold(100_000, 50, 100)
+        _raise_file_limit()
         parts = Parts.build(self._config)
         self._install_signals()
         if self._config.http.enabled and not self._once:
@@ -162,6 +164,15 @@ class Daemon:
 
     def _second_signal(self) -> bool:
         return any(signum != signal.SIGHUP for signum in self._signals)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: every file that is read is held open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError) as error:
+        log.warning("the limit of open files stays as it is", error=str(error))
 
 
 def _digest(path: Path | None) -> str:
