@@ -11,8 +11,7 @@ from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from shipper.logs import get_logger
 from shipper.source import FileState, Source, SourceContext
 from shipper.tailing.bytes import HEAD_BYTES, PlainBytes, digest, marker_at
 from shipper.tailing.join import FRAGMENT_WAIT
@@ -39,7 +38,7 @@ LINGER = 60.0
 #: only just begun (a container that writes before Docker marks it as running) is known as one by then.
 ENDED_WAIT = SWEEP
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class TailSource(Rotation, Source):

@@ -14,8 +14,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
+from shipper.logs import get_logger
 from shipper.tailing.bytes import Bytes, GzipBytes, PlainBytes, copies, matches
 from shipper.tailing.tail import Log, Tail
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from shipper.source import FileState, SourceContext
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Sibling(NamedTuple):

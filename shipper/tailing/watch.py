@@ -16,12 +16,12 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import structlog
+from shipper.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 #: Descriptors kept for the reader to take over; more than this and the sweep must do.
 _OPENED = 256
