@@ -59,6 +59,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = frozenset(SEVERITIES.values())
 _LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
+_NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _decode = msgspec.json.decode
 
@@ -82,8 +83,12 @@ def check_table(table: str) -> None:
         raise ValueError(f"table: {table!r} is not a table name; use letters, digits and _, at most 54")
 
 
-class Tail(msgspec.Struct, frozen=True):
-    """What a resource adds to each of its rows: five columns, and its key and JSON when those do not say all."""
+class Tail(msgspec.Struct, frozen=True, eq=False):
+    """What a resource adds to each of its rows: five columns, and its key and JSON when those do not say all.
+
+    Equal resources share one object, and rows are grouped by its identity: hashing its text per row cost as much as
+    encoding it.
+    """
 
     columns: tuple[str | None, str | None, str | None, str | None, str]
     key: str
@@ -146,6 +151,7 @@ class Mapping:
         self._tails: dict[Resource, Tail] = {}
         self._by_content: dict[tuple[Any, ...], Tail] = {}
         self._seconds: dict[str, str] = {}
+        self._beginnings: dict[str, list[str]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -221,17 +227,21 @@ class Mapping:
             return self._any_times(times, tails)
         texts = list(map(str, times))  # nineteen digits, from 2001 to 2286: slices are cheaper than arithmetic
         known = self._seconds
-        seconds = {text[:10] for text in texts}
-        if not seconds <= known.keys():
+        try:
+            created = [known[text[:10]] + text[10:16] for text in texts]
+        except KeyError:
             if len(known) > 100_000:
                 known.clear()
-            for second in seconds:
+            for second in {text[:10] for text in texts}:
                 known[second] = _second(int(second))
-        created = [known[text[:10]] + text[10:16] for text in texts]
-        keys = {tail.key for tail in tails}
-        if len(keys) == 1:
-            key = keys.pop()
-            beginnings = [f"{nanos:03d},{key}".lstrip("0") if nanos else f"0,{key}" for nanos in range(1000)]
+            created = [known[text[:10]] + text[10:16] for text in texts]
+        first = tails[0] if tails else None
+        if first is not None and tails.count(first) == len(tails):
+            beginnings = self._beginnings.get(first.key)
+            if beginnings is None:
+                if len(self._beginnings) > 100:
+                    self._beginnings.clear()
+                beginnings = self._beginnings[first.key] = [f"{nanos},{first.key}" for nanos in range(1000)]
             return created, [beginnings[time % 1000] for time in times]
         return created, [f"{time % 1000},{tail.key}" for time, tail in zip(times, tails, strict=True)]
 
@@ -309,9 +319,12 @@ class Mapping:
         except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
             return [_encoder.encode(_plain(value)).decode() for value in values]
         wide = not self._wide_integers and b"0" * 19 in block.translate(_DIGITS)
-        for index, line in enumerate(lines):
-            if line.count("{") + line.count("[") > MAX_DEPTH or wide:
-                lines[index] = _encoder.encode(_plain(values[index], wide=not wide)).decode()
+        # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
+        openers = block.translate(None, _NO_OPENERS).split(b"\n")
+        if wide or max(map(len, openers), default=0) > MAX_DEPTH:
+            for index, opened in enumerate(openers[:-1]):
+                if wide or len(opened) > MAX_DEPTH:
+                    lines[index] = _encoder.encode(_plain(values[index], wide=not wide)).decode()
         return lines
 
 
