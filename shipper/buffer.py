@@ -55,6 +55,8 @@ class Buffer:
         self._memory_bytes = 0
         self._disk = not spill.empty
         self._taken: list[Cursor | None] = []  # one entry per batch that was peeked and not yet acked
+        self._taken_records: list[int] = []  # how many records each has
+        self._afloat = 0  # peeked records whose spilled copy was dropped: lost only if they are never acked
         self._condition = threading.Condition()
         self._closed = False
         self._waiting_since = clock.monotonic()
@@ -142,11 +144,21 @@ class Buffer:
 
     def _append(self, batch: Batch) -> None:
         while self._drop_oldest and self._spill.full and not self._spill.empty:
-            lost = self._spill.drop_oldest()
+            lost = self._spill.drop_oldest() - self._keep_afloat(self._spill.cursor)
             self._on_cursor(self._spill.cursor)
             log.error("spill is full: oldest records dropped, as when_full says", records=lost)
             self._on_dropped(lost)
         self._spill.append(batch)
+
+    def _keep_afloat(self, cursor: Cursor) -> int:
+        """Count the peeked records before the cursor: the delivery still holds them and may yet deliver them."""
+        afloat = 0
+        for index, taken in enumerate(self._taken):
+            if taken is not None and taken <= cursor:
+                afloat += self._taken_records[index]
+                self._taken_records[index] = 0
+        self._afloat += afloat
+        return afloat
 
     def peek(self, *, records: int, size: int, timeout: float) -> list[Batch]:
         """Give the oldest pending batches, at most so many records and bytes, at least one batch if there is any.
@@ -166,6 +178,7 @@ class Buffer:
                     count += len(batch)
                     total += batch.size
                 self._taken = [None] * len(taken)
+                self._taken_records = [len(batch) for batch in taken]
                 return taken
             cursor = self._spill.cursor
         return self._peek_disk(cursor, records, size)
@@ -189,6 +202,7 @@ class Buffer:
             total += batch.size
         with self._condition:
             self._taken = cursors
+            self._taken_records = [len(batch) for batch in taken]
             if not taken:
                 self._spill.clear()
                 self._settle()
@@ -218,6 +232,8 @@ class Buffer:
                     if batch.span is not None:
                         spans.append(batch.span)
             self._taken = []
+            self._taken_records = []
+            self._afloat = 0
             on_acked(spans, cursor)
             room = was_full and self.room()
         if room:
@@ -241,6 +257,10 @@ class Buffer:
         """Close the spill's files."""
         with self._condition:
             self._spill.close()
+            afloat, self._afloat = self._afloat, 0
+        if afloat:
+            log.error("records dropped from the full spill were not delivered in time either", records=afloat)
+            self._on_dropped(afloat)
 
 
 def _fits(batch: Batch, taken: list[Batch], *, count: int, size: int) -> bool:

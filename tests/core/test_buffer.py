@@ -207,6 +207,26 @@ def test_drop_oldest_keeps_the_newest_within_the_limit_and_counts_every_record(t
     assert kept[-1] == "599.49"
 
 
+@pytest.mark.parametrize("delivered", [True, False])
+def test_records_in_the_deliverys_hands_count_as_dropped_only_when_they_are_never_delivered(
+    tmp_path: Path, delivered: bool
+) -> None:
+    rig = Rig(tmp_path / "spill", limit=256 << 10, drop_oldest=True)
+    rig.buffer.put(batch(0, records=50), safe=True)
+    held = sum(map(len, rig.buffer.peek(records=50, size=1 << 20, timeout=0)))
+    for number in range(1, 600):
+        rig.buffer.put(batch(number, records=50))
+    if delivered:
+        rig.ack()
+    kept = len(rig.drain()) if delivered else 0
+    rig.buffer.close()
+    if delivered:
+        assert held + kept + sum(rig.lost) == 600 * 50
+    else:
+        rig.open()
+        assert len(rig.drain()) + sum(rig.lost) == 600 * 50
+
+
 def test_full_disk_while_spilling_leaves_everything_in_memory(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "spill")
     rig.buffer.close()
