@@ -146,14 +146,14 @@ MISTAKES = (
         "type missing",
         "sources: {tape: {type: tape}}\nsinks: {vault: {host: a}}\n",
         (
-            "E-CFG-MISSING shipper.yaml:2:16 sinks.vault: key 'type' is missing; known types: blackhole, file, hollow, needy, stdout, vault",
+            "E-CFG-MISSING shipper.yaml:2:16 sinks.vault: key 'type' is missing; known types: blackhole, file, hollow, mysql, needy, sqlite, stdout, vault",
         ),
     ),
     (
         "type a number",
         "sources: {tape: {type: tape}}\nsinks: {vault: {type: 3}}\n",
         (
-            "E-CFG-TYPE shipper.yaml:2:23 sinks.vault: type: expected text, got the number 3; known types: blackhole, file, hollow, needy, stdout, vault",
+            "E-CFG-TYPE shipper.yaml:2:23 sinks.vault: type: expected text, got the number 3; known types: blackhole, file, hollow, mysql, needy, sqlite, stdout, vault",
         ),
     ),
     (
