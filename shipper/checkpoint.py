@@ -5,7 +5,8 @@ SQLite in WAL mode, one writer. Tables:
 * ``files``: one row per file generation that a source knows (see `shipper.source.FileState`).
 * ``offsets``: per file and sink the contiguous offset up to which everything is safe, and its marker.
 * ``sinks``: per sink its own position (`Sink.position`) and the cursor into its spill.
-* ``anchors``: times given to undated lines when they were first read.
+* ``anchors``: times given to undated lines when they were first read. An empty range (``start`` = ``end``, time 0)
+  says that a record was cut there by time; see `shipper.source.Positions.anchor`.
 * ``losses``: byte ranges that could never be read, with the cause.
 
 All of a save is one transaction, so a sink's position, its spill cursor and the offsets agree. ``synchronous`` is
@@ -45,7 +46,7 @@ CREATE TABLE IF NOT EXISTS sinks (
   ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS anchors (
   file INTEGER NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, time_ns INTEGER NOT NULL,
-  PRIMARY KEY (file, start)) WITHOUT ROWID;
+  PRIMARY KEY (file, start, end)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS losses (
   time_ns INTEGER NOT NULL, path TEXT NOT NULL, start INTEGER NOT NULL, end INTEGER NOT NULL, cause TEXT NOT NULL);
 PRAGMA user_version = 1;
@@ -71,7 +72,7 @@ class SinkState(msgspec.Struct, frozen=True):
 
 
 class Anchor(msgspec.Struct, frozen=True):
-    """The time that undated lines in ``[start, end)`` of a file were first read."""
+    """The time that undated lines in ``[start, end)`` of a file were first read, or, if empty, a record's cut end."""
 
     file: int
     start: int
@@ -228,9 +229,10 @@ class Checkpoint:
                 for table, column in (("files", "key"), ("offsets", "file"), ("anchors", "file")):
                     db.execute(f"DELETE FROM {table} WHERE {column} = ?", (key,))  # noqa: S608 - names from here
             for offset in changes.offsets:
-                # An anchor below the lowest offset can never be asked for again.
+                # An anchor below the lowest offset can never be asked for again. A cut right at it still can.
                 db.execute(
-                    "DELETE FROM anchors WHERE file = ?1 AND end <= (SELECT min(offset) FROM offsets WHERE file = ?1)",
+                    "DELETE FROM anchors WHERE file = ?1 AND start < (SELECT min(offset) FROM offsets WHERE file = ?1)"
+                    " AND end <= (SELECT min(offset) FROM offsets WHERE file = ?1)",
                     (offset.file,),
                 )
             db.execute("COMMIT")

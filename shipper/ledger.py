@@ -146,7 +146,7 @@ class Ledger:
         with self._lock:
             file = self._files[key]
             safe = min((track.offset for track in file.tracks.values()), default=0)
-            file.anchors = [a for a in file.anchors if a[1] > safe]
+            file.anchors = [a for a in file.anchors if a[1] > safe or a[0] == safe]
             file.anchors.append((start, end, time_ns))
             self._save([Anchor(key, start, end, time_ns)])
 

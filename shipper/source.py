@@ -78,10 +78,16 @@ class Positions(Protocol):
         """Account for bytes that can never be read: counted, logged and kept in the ledger."""
 
     def anchors(self, key: int) -> list[tuple[int, int, int]]:
-        """Give (start, end, time_ns) for ranges of undated lines that were stamped before; see `anchor`."""
+        """Give (start, end, time_ns) of ranges of undated lines that were stamped before, and of cuts; see `anchor`."""
 
     def anchor(self, key: int, start: int, end: int, time_ns: int) -> None:
-        """Stamp a range of undated lines with the time it was first read, durably, so a replay says the same."""
+        """Stamp a range of undated lines with the time it was first read, durably, so a replay says the same.
+
+        An empty range (``start`` = ``end``, time 0) says that a record was cut there: by silence, not by what stands
+        in the file. It must be durable before that record leaves. A replay, which may find more bytes, cuts there again,
+        or else they would hide under an id that the sink already has.
+        Raises sqlite3.Error when the state cannot be written.
+        """
 
 
 class SourceContext(msgspec.Struct, frozen=True):

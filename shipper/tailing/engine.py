@@ -7,6 +7,7 @@ every 50 ms while something happens and every 0.5 s when nothing does.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,7 @@ class TailSource(Rotation, Source):
         self._pause = BUSY_WAIT
         self._polled = False
         self._blocked = False
+        self._unsaved = False
 
     # What the concrete source does
 
@@ -169,7 +171,7 @@ class TailSource(Rotation, Source):
                 more = self._safely(log, self._turn)
                 if not more and log.current is tail:
                     log.joiner.flush()
-                    self._out.extend(log.batches())
+                    self._give(log)
                     more = False
                 while self._out:
                     yield self._out.popleft()
@@ -277,8 +279,9 @@ class TailSource(Rotation, Source):
             return action(log)
         except OSError as error:
             tail = log.current
-            path = tail.path if tail is not None else log.path
-            self._report(path, error)
+            self._report(tail.path if tail is not None else log.path, error)
+            # The next sweep tries again, though the file may not have grown by then.
+            log.troubled = True
             return False
 
     def _turn(self, log: Log) -> bool:
@@ -289,27 +292,35 @@ class TailSource(Rotation, Source):
             self.begin(log, tail)
         if not tail.unchanged():
             self._truncated(log, tail)
-            self._out.extend(log.batches())
+            self._give(log)
             return True
-        block = tail.data.read(tail.position, CHUNK)
+        count, most = CHUNK, max(CHUNK, self.max_line + 4)
+        known_cut = tail.next_cut() if tail.cuts else None
+        if known_cut is not None:
+            count, most = (min(size, known_cut - tail.position) for size in (count, most))
+        block = tail.data.read(tail.position, count)
         if block[:1] == b"\0" and self.holes:
             return self._skip_hole(log, tail, block)
         cut = self.cut(tail, block)
         if not cut and len(block) == CHUNK:
-            block = tail.data.read(tail.position, max(CHUNK, self.max_line + 4))
+            block = tail.data.read(tail.position, most)
             cut = self.cut(tail, block)
             if not cut and len(block) > self.max_line:
                 self._register(log, tail)
                 piece = self.clip(block)
                 self.piece(log, tail, piece, last=False)
                 tail.advance(piece)
-                self._out.extend(log.batches())
+                self._give(log)
                 return True
+        if not cut and tail.position + len(block) == known_cut:
+            self._unended(log, tail, block)
+            self._give(log)
+            return True
         if not cut:
             return self._end(log, tail)
         tail.quiet_since = None
         self._register(log, tail)
-        full = len(block) >= CHUNK or tail.inflating()
+        full = len(block) >= count or tail.inflating()
         if cut < len(block):
             block = block[:cut]
         batch = self.decode(log, tail, block)
@@ -322,7 +333,7 @@ class TailSource(Rotation, Source):
             self._out.append(batch)
         else:
             self._save_skips(log, tail)
-            self._out.extend(log.batches())
+            self._give(log)
         return full or self._end(log, tail)
 
     def cut(self, tail: Tail, block: bytes) -> int:  # noqa: ARG002 - the file source needs it
@@ -346,7 +357,7 @@ class TailSource(Rotation, Source):
             if target > tail.position:
                 tail.position = target
                 tail.remember()
-        self._out.extend(log.batches())
+        self._give(log)
         return True
 
     def _end(self, log: Log, tail: Tail) -> bool:
@@ -361,20 +372,20 @@ class TailSource(Rotation, Source):
             if log.joiner.holding or tail.size > tail.position:
                 self._timed[log] = None
             return False
-        if tail.size > tail.position and not isinstance(tail.data, PlainBytes):
-            self._finish_line(log, tail)
+        if tail.size > tail.position and not isinstance(tail.data, PlainBytes) and not self._finish_line(log, tail):
+            return True
         rest = tail.size > tail.position
         if rest and not (
             self.carries or self._context.once or not tail.linked or now - tail.quiet_since >= FRAGMENT_WAIT
         ):
             self._timed[log] = None
             return False
-        if rest:
-            self._finish_line(log, tail)
+        if rest and not self._finish_line(log, tail):
+            return True
         if not self.carries or (len(log.queue) == 1 and log.gone):
             log.joiner.flush()
         log.lingering.append(log.queue.popleft())
-        self._out.extend(log.batches())
+        self._give(log)
         if log.queue:
             return True
         if log.joiner.holding:
@@ -401,25 +412,61 @@ class TailSource(Rotation, Source):
         final = self._context.once or (log.ended and settled) or (log.gone and log.current is None)
         rest = tail.size > tail.position
         if rest and ((settled and self.may_finish(log)) or (not self.carries and quiet >= FRAGMENT_WAIT)):
-            self._register(log, tail)
-            self._finish_line(log, tail)
+            if not self._finish_line(log, tail):
+                self._ready[log] = None
+                return False
             rest = False
         if final:
             log.joiner.flush()
         else:
             log.joiner.due(quiet)
-        self._out.extend(log.batches())
+        self._give(log)
         if not log.joiner.holding and (not rest or (self.carries and not log.ended)):
             self._timed.pop(log, None)
         return False
 
-    def _finish_line(self, log: Log, tail: Tail) -> None:
-        rest = tail.data.read(tail.position, self.max_line)
+    def _finish_line(self, log: Log, tail: Tail) -> bool:
+        """Take a last line that has no end as it is; False when its end was written meanwhile."""
+        rest = tail.data.read(tail.position, max(CHUNK, self.max_line + 4))
+        if self.cut(tail, rest):
+            tail.quiet_since = None
+            return False
         if rest:
-            self._register(log, tail)
-            self.piece(log, tail, rest, last=True)
-            tail.advance(rest)
-            self._save_skips(log, tail)
+            self._unended(log, tail, rest)
+            log.joiner.cuts.append((tail, tail.position))
+        return True
+
+    def _unended(self, log: Log, tail: Tail, rest: bytes) -> None:
+        """Take a line without end, in pieces if it is too long for one record."""
+        self._register(log, tail)
+        while len(rest) > self.max_line:
+            piece = self.clip(rest)
+            self.piece(log, tail, piece, last=False)
+            tail.advance(piece)
+            rest = rest[len(piece) :]
+        self.piece(log, tail, rest, last=True)
+        tail.advance(rest)
+        self._save_skips(log, tail)
+
+    def _give(self, log: Log) -> None:
+        """Hand out what may leave, once the places where time cut its records are safe in the checkpoint."""
+        cuts = log.joiner.cuts
+        try:
+            while cuts:
+                tail, offset = cuts[-1]
+                assert tail.state is not None
+                # What has no name any more is never read a second time.
+                if tail.linked:
+                    self._context.positions.anchor(tail.state.key, offset, offset, 0)
+                cuts.pop()
+        except sqlite3.Error as error:
+            self._timed[log] = None
+            if not self._unsaved:
+                _log.error("positions cannot be saved; records cut by time wait", error=str(error))
+            self._unsaved = True
+            return
+        self._unsaved = False
+        self._out.extend(log.batches())
 
     # Identity of what is read
 

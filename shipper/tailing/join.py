@@ -3,6 +3,10 @@
 Rows leave strictly in the order of their first lines. While one is open, all later rows of the log wait behind it in
 memory, and the checkpoint stays at its first line. That keeps one rule for the ledger: what lies below the offset is
 delivered. The wait is bounded by bytes, lines and time.
+
+Where a timer or the bound on bytes ended a record, a replay that finds more bytes would join more under the same id,
+and the sink would take it for a double. So these ends are listed in ``cuts``, to be made durable before the record
+leaves, and are given back in ``Tail.cuts`` after a restart: a record that ended there ends there again.
 """
 
 from __future__ import annotations
@@ -49,13 +53,14 @@ class TraceOpener(Protocol):
 class Row:
     """One record in the making. ``open`` until nothing more can be joined to it."""
 
-    __slots__ = ("digest", "mark", "offset", "open", "raw", "resource", "stamp", "tail", "time")
+    __slots__ = ("digest", "end", "mark", "offset", "open", "raw", "resource", "stamp", "tail", "time")
 
     def __init__(
         self, tail: Tail, offset: int, *, time: int, stamp: int, digest: int, raw: str, resource: Resource
     ) -> None:
         self.tail = tail
         self.offset = offset
+        self.end = offset  # where its last line in its tail ends
         self.time = time
         self.stamp = stamp
         self.digest = digest
@@ -66,10 +71,12 @@ class Row:
 
 
 class _Join:
-    __slots__ = ("key", "last", "lines", "loose", "part", "parts", "row", "size", "trace")
+    __slots__ = ("end", "key", "last", "lines", "loose", "part", "parts", "row", "size", "tail", "trace")
 
     def __init__(self, row: Row, *, key: str | None, trace: Trace | None, part: int = 0) -> None:
         self.row = row
+        self.tail = row.tail  # where the last line stands, those on trial included, and
+        self.end = row.end  # where it ends there
         self.key = key  # the fragments' common time; None for a trace
         self.trace = trace
         self.parts = [row.raw]
@@ -77,7 +84,7 @@ class _Join:
         self.lines = 1
         self.last = row.stamp
         self.part = part
-        self.loose: list[tuple[Row, int]] = []
+        self.loose: list[Row] = []
 
 
 class Joiner:
@@ -90,6 +97,7 @@ class Joiner:
         self._rows: list[Row] = []
         self._joins: dict[str, _Join] = {}
         self._held = 0
+        self.cuts: list[tuple[Tail, int]] = []
 
     @property
     def holding(self) -> bool:
@@ -103,13 +111,17 @@ class Joiner:
         """
         join = self._joins.get(stream)
         text = row.raw
+        row.end = end
+        if join is not None and join.end in join.tail.cuts:
+            self._close(stream)
+            join = None
         if join is not None:
             if join.trace is None:
                 if join.key == key:
-                    self._absorb(join, row, end=end)
                     if join.size + len(text) > self._max_bytes:
                         self._next_part(join, row, stream=stream, key=key, whole=whole)
                         return
+                    self._absorb(join, row)
                     join.parts.append(text)
                     join.size += len(text)
                     self._held += len(text)
@@ -130,12 +142,13 @@ class Joiner:
                     join.size += len(text) + 1
                     join.lines += 1
                     join.last = row.stamp
+                    join.tail, join.end = row.tail, end
                     self._held += len(text)
                     # Lines on trial (blank ones) stay rows of their own until a later line proves them.
-                    join.loose.append((row, end))
+                    join.loose.append(row)
                     if not join.trace.loose:
-                        for loose, loose_end in join.loose:
-                            self._absorb(join, loose, end=loose_end)
+                        for loose in join.loose:
+                            self._absorb(join, loose)
                             join.parts.append(loose.raw)
                         join.loose.clear()
                     return
@@ -152,14 +165,14 @@ class Joiner:
             if trace is not None:
                 row.open = True
                 self._joins[stream] = _Join(row, key=None, trace=trace)
-        if self._held > HELD_BYTES and self._rows[0].open:
+        if self._held > HELD_BYTES and not self._free():
             self.flush()
 
     def due(self, quiet: float) -> bool:
         """Close what is complete after ``quiet`` seconds at the end of the file; tell whether anything was."""
         ready = [s for s, join in self._joins.items() if quiet >= (TRACE_WAIT if join.trace else FRAGMENT_WAIT)]
         for stream in ready:
-            self._close(stream)
+            self._cut(stream)
         return bool(ready)
 
     def wait(self) -> float | None:
@@ -169,19 +182,19 @@ class Joiner:
         return min(TRACE_WAIT if join.trace else FRAGMENT_WAIT for join in self._joins.values())
 
     def flush(self) -> None:
-        """Close everything: nothing more can follow."""
+        """Close everything: nothing more is expected."""
         for stream in list(self._joins):
-            self._close(stream)
+            self._cut(stream)
 
     def take(self) -> list[Row]:
-        """Give the rows that may leave: those before the first open one."""
+        """Give the rows that may leave: those before the first open one that also end before it."""
         rows = self._rows
         if not rows:
             return []
         if not self._joins:
             self._rows, self._held = [], 0
             return rows
-        cut = next((i for i, row in enumerate(rows) if row.open), len(rows))
+        cut = self._free()
         self._rows = rows[cut:]
         self._held -= sum(len(row.raw) for row in rows[:cut])
         self._held = max(self._held, 0)
@@ -195,11 +208,36 @@ class Joiner:
         """Forget what is held: it is read again from another place."""
         self._rows, self._held = [], 0
         self._joins.clear()
+        self.cuts.clear()
 
-    def _absorb(self, join: _Join, row: Row, *, end: int) -> None:
-        if join.row.tail is not row.tail:
+    def _free(self) -> int:
+        """Count the rows that may leave.
+
+        One that has lines behind the first line of an open one waits for it: the checkpoint will stand at that line,
+        and a replay from there would take the lines behind it for records of their own.
+        """
+        rows = self._rows
+        count = next((i for i, row in enumerate(rows) if row.open), len(rows))
+        while count < len(rows):
+            barrier = rows[count]
+            early = next((i for i in range(count) if rows[i].tail is barrier.tail and rows[i].end > barrier.offset), -1)
+            if early < 0:
+                break
+            count = early
+        return count
+
+    def _cut(self, stream: str) -> None:
+        join = self._joins[stream]
+        self.cuts.append((join.tail, join.end))
+        self._close(stream)
+
+    def _absorb(self, join: _Join, row: Row) -> None:
+        join.tail, join.end = row.tail, row.end
+        if join.row.tail is row.tail:
+            join.row.end = row.end
+        else:
             # The record is accounted for in the older file; a restart must not show these lines a second time.
-            row.tail.absorb(row.offset, end)
+            row.tail.absorb(row.offset, row.end)
 
     def _next_part(self, join: _Join, row: Row, *, stream: str, key: str | None, whole: bool) -> None:
         part = join.part or 1
@@ -221,7 +259,7 @@ class Joiner:
 
     def _close(self, stream: str, mark: dict[str, Any] | None = None) -> None:
         join = self._joins.pop(stream)
-        for row, _ in join.loose:
+        for row in join.loose:
             self._insert(row)
         join.row.raw = ("" if join.trace is None else "\n").join(join.parts)
         join.row.open = False

@@ -48,11 +48,14 @@ class PlainLines:
         """Find out whether the position is inside a line that was too long."""
         tail.part = 0
         end = tail.position
+        if end in tail.cuts:
+            return
         for _ in range(_BACK_STEPS if self.width == 1 else 0):
             if not end:
                 break
             start = max(0, end - self._max_line)
             newline = tail.data.read(start, end - start).rfind(b"\n")
+            newline = max(newline, max((cut - start - 1 for cut in tail.cuts if start < cut < end), default=-1))
             if newline >= 0 or not start:
                 begin = start + newline + 1 if newline >= 0 else 0
                 tail.part = -(-(tail.position - begin) // self._max_line)

@@ -138,6 +138,7 @@ class Rotation:
             identity = status.st_dev, status.st_ino
             known = opened.get(identity)
             if known is not None:
+                self._readable(sibling.path)
                 seen.add(identity)
                 self._place(log, known, sibling)
                 if known in log.queue:
@@ -156,8 +157,7 @@ class Rotation:
                 log.troubled = True
                 self._report(sibling.path, error)
                 continue
-            if self._unreadable.pop(sibling.path, None) is not None:
-                _log.info("file can be read again", file=sibling.path)
+            self._readable(sibling.path)
             if data.identity != identity:
                 data.close()
                 complete = False
@@ -219,10 +219,7 @@ class Rotation:
                     return None
                 state.done = False
                 tail = Tail(data, sibling.path, state=state)
-                tail.remember()
-                _, _, skips = state.tag.partition("\n")
-                if skips:
-                    tail.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
+                self._resume(tail, state)
                 self._place(log, tail, sibling)
                 return tail
             known = [s.generation for s in log.states.values()] + [t.generation for t in log.tails]
@@ -237,6 +234,14 @@ class Rotation:
             data.close()
             raise
         return tail
+
+    def _resume(self, tail: Tail, state: FileState) -> None:
+        """Take what the checkpoint knows of how a file was read before."""
+        tail.remember()
+        _, _, skips = state.tag.partition("\n")
+        if skips:
+            tail.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
+        tail.cuts = frozenset(start for start, end, _ in self._context.positions.anchors(state.key) if start == end)
 
     def _place(self, log: Log, tail: Tail, sibling: Sibling) -> None:
         tail.live = sibling.live
@@ -320,11 +325,15 @@ class Rotation:
             if data.identity not in opened and matches(state, data):
                 log.settled = {judged: key for judged, key in log.settled.items() if key != state.key}
                 tail = Tail(data, sibling.path, state=state)
-                tail.remember()
+                self._resume(tail, state)
                 self._place(log, tail, sibling)
                 return tail
             data.close()
         return None
+
+    def _readable(self, path: str) -> None:
+        if self._unreadable.pop(path, None) is not None:
+            _log.info("file can be read again", file=path)
 
     def _report(self, path: str, error: OSError) -> None:
         """Say once per cause that a file cannot be read; it is tried again at every sweep."""

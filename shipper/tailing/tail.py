@@ -38,6 +38,7 @@ class Tail:
         self.linked = True
         self.started = False
         self.skips: list[tuple[int, int]] = []
+        self.cuts: frozenset[int] = frozenset()  # where records were cut before the restart; see `Positions.anchor`
         self.run_stamp = 0  # the last line's source time before repeats were told apart, and
         self.run: dict[bytes, int] = {}  # how often each line occurred in the run of lines with that time
         self.form = ""  # what the decoder found the file to be
@@ -76,6 +77,10 @@ class Tail:
         """Read the bytes before the position, to notice later that they changed."""
         start = max(0, self.position - MARKER_BYTES)
         self.last = self.data.read(start, self.position - start)
+
+    def next_cut(self) -> int | None:
+        """Give the next offset at which a record was cut before the restart."""
+        return min((cut for cut in self.cuts if cut > self.position), default=None)
 
     def advance(self, block: bytes) -> None:
         """Move the position past a block that was read at it."""
