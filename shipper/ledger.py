@@ -67,6 +67,7 @@ class Ledger:
         self._dirty_sinks: set[str] = set()
         self._forgotten: list[int] = []
         self._losses: list[Loss] = []
+        self._new_anchors: list[Anchor] = []
         self._sink_states = checkpoint.sinks()
         known: dict[int, dict[str, Offset]] = {}
         for offset in checkpoint.offsets():
@@ -142,13 +143,21 @@ class Ledger:
             return list(file.anchors) if file else []
 
     def anchor(self, key: int, start: int, end: int, time_ns: int) -> None:
-        """See `Positions.anchor`. Raises sqlite3.Error when the state cannot be written."""
+        """See `Positions.anchor`.
+
+        A state that cannot be written must not stop delivery: the anchor then holds for this run and is written with
+        the next save that succeeds.
+        """
         with self._lock:
             file = self._files[key]
             safe = min((track.offset for track in file.tracks.values()), default=0)
-            file.anchors = [a for a in file.anchors if a[1] > safe or a[0] == safe]
+            file.anchors = [a for a in file.anchors if a[1] > safe]
             file.anchors.append((start, end, time_ns))
-            self._save([Anchor(key, start, end, time_ns)])
+            self._new_anchors.append(Anchor(key, start, end, time_ns))
+            try:
+                self._save()
+            except sqlite3.Error as error:
+                log.warning("the time of undated lines is not saved yet", error=str(error))
 
     # What the pipeline and the deliveries use
 
@@ -217,7 +226,7 @@ class Ledger:
         with self._lock:
             return self._save()
 
-    def _save(self, anchors: list[Anchor] | None = None) -> bool:
+    def _save(self) -> bool:
         changes = Changes(
             files=[self._files[key].state for key in self._dirty_files],
             forgotten=self._forgotten,
@@ -226,14 +235,14 @@ class Ledger:
                 for key, sink in self._dirty_tracks
             ],
             sinks=[self._sink_states[sink] for sink in self._dirty_sinks],
-            anchors=anchors or [],
+            anchors=self._new_anchors,
             losses=self._losses,
         )
         if not any(getattr(changes, name) for name in changes.__struct_fields__):
             return False
         self._checkpoint.save(changes)
         self._dirty_files, self._dirty_tracks, self._dirty_sinks = set(), set(), set()
-        self._forgotten, self._losses = [], []
+        self._forgotten, self._losses, self._new_anchors = [], [], []
         return True
 
     def close(self) -> None:

@@ -112,6 +112,27 @@ def test_anchors_survive_a_kill_and_go_when_they_are_passed(tmp_path: Path) -> N
     last.close()
 
 
+def test_anchor_that_cannot_be_written_holds_for_this_run_and_is_written_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    ledger = Ledger(checkpoint, ["a"], SystemClock())
+    key = ledger.add(file_state()).key
+    save = checkpoint.save
+
+    def full(_changes: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    ledger.anchor(key, 0, 10, 111)
+    assert ledger.anchors(key) == [(0, 10, 111)]
+    monkeypatch.setattr(checkpoint, "save", save)
+    ledger.close()
+    again = open_ledger(tmp_path, "a")
+    assert again.anchors(key) == [(0, 10, 111)]
+    again.close()
+
+
 def test_losses_are_kept_and_told(tmp_path: Path) -> None:
     told: list[tuple[str, int]] = []
     checkpoint = Checkpoint(tmp_path)
