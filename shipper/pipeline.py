@@ -29,7 +29,7 @@ from shipper.checkpoint import Checkpoint
 from shipper.config import Config
 from shipper.deadletter import DeadLetters
 from shipper.delivery import Delivery
-from shipper.errors import SourceError
+from shipper.errors import SourceError, StateError
 from shipper.fs import FileSystem
 from shipper.ledger import Ledger
 from shipper.logs import get_logger, own_log_paths
@@ -131,6 +131,9 @@ class Pipeline:
                 name: self._delivery(name, sink, config.sinks[name])
                 for name, sink in {**parts.sinks, **parts.draining}.items()
             }
+        except sqlite3.Error as error:
+            checkpoint.close()
+            raise StateError(f"cannot use {checkpoint.path}: {error}") from error
         except BaseException:
             checkpoint.close()
             raise
