@@ -4,6 +4,7 @@ Retry policy, back-off, circuit state and bisection live here and never in a sin
 
 * ``ok``: the last write succeeded.
 * ``retrying``: the backend is away or busy; the same batch is tried again without limit.
+* ``throttled``: the backend asks for less and said when to come back; otherwise as ``retrying``.
 * ``parked``: only the operator can help (login, rights, quota, schema); probed, nothing is discarded.
 
 A batch that is refused for good is bisected until the guilty records stand alone; they go to the dead letters with
@@ -263,7 +264,10 @@ class Delivery:
         if self.failing_since is None:
             self.failing_since = self._clock.monotonic()
         self._metrics.retried(self.name, error.code)
-        self._health.report(self._component, "parked" if parked else "retrying", str(error))
+        throttled = error.retry_after is not None
+        self._health.report(
+            self._component, "parked" if parked else "throttled" if throttled else "retrying", str(error)
+        )
         delay = backoff(self._attempt, retry_after=error.retry_after, parked=parked, rng=self._rng)
         log.warning(
             "sink parked, its lines are kept" if parked else "sink failed, its lines are kept",

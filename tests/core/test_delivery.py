@@ -170,10 +170,19 @@ def test_retryable_failure_is_retried_without_limit_and_reopened_each_time(tmp_p
 
 
 def test_retry_after_of_the_backend_wins_over_the_back_off(tmp_path: Path) -> None:
-    rig = Rig(tmp_path, ListSink(fail_times(RetryableError("slow down", retry_after=17.0), 1)))
+    states: list[object] = []
+    rig: Rig
+
+    def fault(batch: Batch, call: int) -> None:
+        states.append(rig.health.state("sink:s"))
+        if call == 1:
+            raise RetryableError("slow down", retry_after=17.0)
+
+    rig = Rig(tmp_path, ListSink(fault))
     rig.put("a")
     rig.run()
     assert rig.clock.waits == [17.0]
+    assert states[1] == "throttled"
     rig.ledger.close()
 
 
