@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from shipper.logs import own_container_id
 from shipper.source import SourceConfig, SourceContext
 from shipper.tailing.container import Container, Selection
 from shipper.tailing.dockerjson import DockerLines
@@ -75,6 +76,12 @@ class DockerSource(TailSource):
         self._containers: dict[str, Container] = {}
         self._lines: dict[str, DockerLines] = {}
         self._root_seen = 0
+        self._own: str | None = None
+
+    def open(self, context: SourceContext) -> None:
+        """See `Source.open`."""
+        self._own = own_container_id()
+        super().open(context)
 
     def start_watch(self, context: SourceContext) -> Watch:
         """See `TailSource.start_watch`."""
@@ -178,7 +185,9 @@ class DockerSource(TailSource):
         return log.name
 
     def wanted(self, log: Log) -> bool:
-        """See `TailSource.wanted`."""
+        """See `TailSource.wanted`. The daemon's own container never is: each line read would make another."""
+        if self._own is not None and log.name.startswith(self._own):
+            return False
         container = self._containers[log.name]
         include, exclude = self._selected.include, self._selected.exclude
         return (not include or include.matches(container)) and not (exclude and exclude.matches(container))

@@ -84,6 +84,7 @@ class FileSource(TailSource):
         self._settings = config
         self._lines: dict[str, PlainLines] = {}
         self._listings: dict[str, _Listing] = {}
+        self._named: set[str] = set()
         self._globbed: dict[str, tuple[int, list[str]]] = {}
         try:
             self.holes = len(encode_newline(config.encoding)) == 1
@@ -129,7 +130,8 @@ class FileSource(TailSource):
             if path in self._context.own_paths or self._excluded(path):
                 continue
             if file == name:
-                live.append(Sibling(path, live=True, archive=name.endswith(".gz")))
+                archive = name.endswith(".gz")
+                live.append(Sibling(path, live=not archive, archive=archive))
             elif not (file.endswith(".gz") and os.path.exists(path.removesuffix(".gz"))):
                 # While x exists, x.gz is only half written.
                 number = _NUMBER.search(file)
@@ -163,8 +165,14 @@ class FileSource(TailSource):
         return log
 
     def wanted(self, log: Log) -> bool:
-        """See `TailSource.wanted`."""
-        return not self._excluded(log.path)
+        """See `TailSource.wanted`. A log that has only rotated files left is named by the globs, not found by them."""
+        if self._excluded(log.path):
+            return False
+        if log.path not in self._named:
+            if not any(_named_by(os.path.abspath(pattern), log.path) for pattern in self._settings.include):
+                return False
+            self._named.add(log.path)
+        return True
 
     def first_offset(self, log: Log, data: Bytes) -> int:  # noqa: ARG002 - see the base
         """See `Rotation.first_offset`."""
@@ -206,16 +214,14 @@ class FileSource(TailSource):
 
     def _add(self, path: str) -> None:
         path = os.path.abspath(path)
-        if path in self.logs or self._excluded(path) or os.path.realpath(path) in self._context.own_paths:
+        if path in self._named or self._excluded(path) or os.path.realpath(path) in self._context.own_paths:
             return
         match = _ROTATED.fullmatch(path)
-        if match is not None:
+        if match is not None and path not in self.logs:
             base = match["base"]
-            if base in self.logs:
-                return
-            if os.path.exists(base):
-                self.log_for(base)
-                return
+            if base in self.logs or os.path.exists(base):
+                path = base
+        self._named.add(path)
         self.log_for(path)
 
     def _expand(self, pattern: str) -> list[str]:
@@ -266,6 +272,20 @@ class FileSource(TailSource):
             {base: tuple(sorted(files)) for base, files in groups.items()},
         )
         return self._listings[directory].groups
+
+
+def _named_by(pattern: str, path: str) -> bool:
+    """Tell whether a glob names a path, without looking at the disk."""
+    parts = path.split("/")
+
+    def match(patterns: list[str], at: int) -> bool:
+        if not patterns:
+            return at == len(parts)
+        if patterns[0] == "**":
+            return any(match(patterns[1:], later) for later in range(at, len(parts) + 1))
+        return at < len(parts) and fnmatchcase(parts[at], patterns[0]) and match(patterns[1:], at + 1)
+
+    return match(pattern.split("/"), 0)
 
 
 SOURCE = FileSource

@@ -22,6 +22,11 @@ HEAD_BYTES = 1024
 MARKER_BYTES = 256
 
 _GZIP_READ = 256 * 1024
+_GZIP_CHUNK = 64 * 1024
+_GZIP_STEP = 16
+_GZIP_MAGIC = b"\x1f\x8b"
+#: Deflate packs at most this many bytes into one.
+_MOST_RATIO = 1032
 
 
 def digest(data: bytes) -> int:
@@ -94,6 +99,8 @@ class GzipBytes:
         self.fd = fd
         self.torn = False
         self._start = 0
+        self._fault: int | None = None  # in the packed bytes: where a chunk began that could not be inflated
+        self._corrupt = False
         self._buffer = b""
         self._end = False
         self._raw = 0
@@ -125,6 +132,25 @@ class GzipBytes:
         offset = position - self._start
         return self._buffer[offset : offset + count]
 
+    def grown(self) -> bool:
+        """Tell whether a torn archive has more bytes now; then it can be read on."""
+        if not self.torn or self._corrupt or os.fstat(self.fd).st_size <= self._raw:
+            return False
+        self._inflator, self.torn, self._end = None, False, False
+        return True
+
+    def promised(self) -> int:
+        """Give the size that the archive should have had, as far as is known: at least what was inflated.
+
+        A corrupt archive whose end is there says its size modulo 4 GiB in its last four bytes (RFC 1952).
+        """
+        size = self.size()
+        if not self._corrupt:
+            return size
+        packed = os.fstat(self.fd).st_size
+        said = int.from_bytes(os.pread(self.fd, 4, packed - 4), "little")
+        return said if size < said <= packed * _MOST_RATIO else size
+
     def close(self) -> None:
         """See `Bytes.close`."""
         os.close(self.fd)
@@ -151,7 +177,8 @@ class GzipBytes:
                 if inflator.eof:
                     # Archives may be several, one behind the other.
                     data = inflator.unused_data or self._packed()
-                    if not data.strip(b"\0"):
+                    if data[:2] != _GZIP_MAGIC[: len(data)] or not data:
+                        # Padding, or bytes that are no archive: gzip ignores them as well.
                         break
                     inflator = self._inflator = self._new()
                 elif inflator.needs_input:
@@ -163,12 +190,20 @@ class GzipBytes:
                 if more:
                     return bytes(more)
         except igzip_lib.IsalError:  # type: ignore[misc]  # the stub calls the class an instance
-            self.torn = True
+            if self._fault is None:
+                # Nothing of a chunk is given if there is a fault in it: once more, and in small steps at the fault.
+                self._fault = max(0, self._raw - _GZIP_CHUNK)
+                self._rewind()
+                return b""
+            self.torn = self._corrupt = True
         self._end = True
         return b""
 
     def _packed(self) -> bytes:
-        data = os.pread(self.fd, _GZIP_READ // 4, self._raw)
+        count = _GZIP_CHUNK
+        if self._fault is not None:
+            count = min(count, self._fault - self._raw) if self._raw < self._fault else _GZIP_STEP
+        data = os.pread(self.fd, count, self._raw)
         self._raw += len(data)
         return data
 
@@ -183,7 +218,8 @@ def matches(state: FileState, data: Bytes) -> bool:
     """Tell whether these bytes are the generation that a state describes.
 
     The head must agree and so must the bytes before the offset, because heads alone repeat (a banner) and inodes
-    are reused. A file smaller than it once was is another one, so an offset past the end never matches. A file that was empty when last seen is known by its inode.
+    are reused. A file smaller than it once was is another one, so an offset past the end never matches. A file that
+    was empty when last seen is known by its inode, and so is an archive that is torn before the offset.
     """
     if state.head_size == 0:
         return state.offset == 0 and (data.device, data.inode) == (state.device, state.inode)
@@ -196,6 +232,8 @@ def matches(state: FileState, data: Bytes) -> bool:
         return True
     start = max(0, state.offset - MARKER_BYTES)
     before = data.read(start, state.offset - start)
+    if isinstance(data, GzipBytes) and data.torn and len(before) < state.offset - start:
+        return data.identity == (state.device, state.inode)
     return len(before) == state.offset - start and digest(before) == state.marker
 
 

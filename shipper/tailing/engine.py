@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shipper.logs import get_logger
 from shipper.source import FileState, Source, SourceContext
-from shipper.tailing.bytes import HEAD_BYTES, PlainBytes, digest, marker_at
+from shipper.tailing.bytes import HEAD_BYTES, GzipBytes, PlainBytes, digest, marker_at
 from shipper.tailing.join import FRAGMENT_WAIT
 from shipper.tailing.rotation import Rotation
 
@@ -205,6 +205,9 @@ class TailSource(Rotation, Source):
         changed.update((log, None) for log in self.logs.values() if log.missing or log.spare or log.troubled)
         for log in changed:
             if not self.wanted(log):
+                if log.states and not log.left:
+                    log.left = True
+                    _log.info("log is no longer asked for; what is known of it is kept", log=log.path)
                 continue
             try:
                 if self._reconcile(log):
@@ -261,9 +264,19 @@ class TailSource(Rotation, Source):
             if tail.given < tail.position or (quiet < self.linger and not self._context.once and tail.linked):
                 continue
             state = tail.state
+            if isinstance(tail.data, GzipBytes):
+                if tail.data.grown():
+                    log.lingering.remove(tail)
+                    log.queue.appendleft(tail)
+                    self._ready[log] = None
+                    continue
+                if tail.data.torn and state is None:
+                    self._register(log, tail)
+                    state = tail.state
             if state is not None:
                 if positions.safe(state.key) < tail.given:
                     continue
+                self._damaged(state, tail.data, tail.given)
                 state.done, state.size = True, max(state.size, tail.given)
                 state.offset, state.marker = tail.given, tail.marker
                 positions.update(state)
@@ -372,11 +385,18 @@ class TailSource(Rotation, Source):
             if log.joiner.holding or tail.size > tail.position:
                 self._timed[log] = None
             return False
-        if tail.size > tail.position and not isinstance(tail.data, PlainBytes) and not self._finish_line(log, tail):
-            return True
+        if isinstance(tail.data, GzipBytes):
+            if tail.data.grown():
+                tail.quiet_since = None
+                return True
+            if tail.size > tail.position and not tail.data.torn and not self._finish_line(log, tail):
+                return True
         rest = tail.size > tail.position
         if rest and not (
-            self.carries or self._context.once or not tail.linked or now - tail.quiet_since >= FRAGMENT_WAIT
+            (self.carries and isinstance(tail.data, PlainBytes))
+            or self._context.once
+            or not tail.linked
+            or now - tail.quiet_since >= FRAGMENT_WAIT
         ):
             self._timed[log] = None
             return False

@@ -212,6 +212,7 @@ class Rotation:
                 finished = not data.read(state.offset, 1)
                 if finished and not sibling.live:
                     if not state.done:
+                        self._damaged(state, data, state.offset)
                         state.done = True
                         self._context.positions.update(state)
                     self._verdict = state.key
@@ -242,6 +243,11 @@ class Rotation:
         if skips:
             tail.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
         tail.cuts = frozenset(start for start, end, _ in self._context.positions.anchors(state.key) if start == end)
+
+    def _damaged(self, state: FileState, data: Bytes, offset: int) -> None:
+        """Account for what a torn or corrupt archive no longer gives behind an offset, as far as that is known."""
+        if isinstance(data, GzipBytes) and data.torn:
+            self._context.positions.lost(state, offset, max(offset, state.size, data.promised()), "archive_damaged")
 
     def _place(self, log: Log, tail: Tail, sibling: Sibling) -> None:
         tail.live = sibling.live
@@ -278,7 +284,7 @@ class Rotation:
             if looks < 2:
                 continue
             if not state.done and state.size > state.offset:
-                positions.lost(state, state.offset, state.size, "file vanished before it was read to its end")
+                positions.lost(state, state.offset, state.size, "file_vanished")
             positions.forget(key)
             del log.states[key], log.missing[key]
 
@@ -303,7 +309,7 @@ class Rotation:
         log.joiner.flush()
         _log.warning("file was truncated; reading from its new beginning", file=tail.path)
         if tail.size > tail.position:
-            self._context.positions.lost(state, tail.position, tail.size, "file was truncated before it was read")
+            self._context.positions.lost(state, tail.position, tail.size, "file_truncated")
         tail.data = _Vanished(tail)
         tail.live = tail.linked = False
         tail.quiet_since = None

@@ -122,6 +122,7 @@ class Log:
         self.ended = False  # nobody will write any more
         self.gone = False  # its directory was removed
         self.first_scan = True
+        self.left = False  # known to the checkpoint, but no longer asked for, and said so
         self.troubled = False  # a file of it could not be looked at: try again, and call nothing lost
 
     @property

@@ -627,7 +627,7 @@ def test_file_that_vanished_while_stopped_is_accounted_as_lost(
     log.remove()
     again = read(positions=positions)
     again.after(3)
-    assert [cause for *_, cause in again.positions.losses] == ["file vanished before it was read to its end"]
+    assert [cause for *_, cause in again.positions.losses] == ["file_vanished"]
 
 
 def test_torn_line_and_the_one_written_behind_it(
@@ -789,3 +789,17 @@ def test_container_that_is_excluded_later_is_left_alone_and_not_called_lost(
     assert again.positions.losses == []
     third = read(positions=again.positions.restarted())
     assert third.after(2) == ["two"]
+
+
+def test_own_container_is_never_read(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each line of the daemon's own that it read would make it write another."""
+    own = container(name="shipper")
+    own.write("read 1 line")
+    container(name="api").write("hello")
+    monkeypatch.setattr("shipper.sources.docker.own_container_id", lambda: own.id[:12])
+    reading = read()
+    assert reading.poll() == ["hello"]
+    own.write("read 2 lines")
+    assert reading.after(3) == []

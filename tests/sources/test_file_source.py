@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -420,11 +421,136 @@ def test_numbered_files_without_a_base_are_logs_of_their_own(read: Callable[...,
     assert not any(batch.at_risk for batch in reading.batches)
 
 
-def test_torn_archive_gives_what_it_has(read: Callable[..., Reading], app: FileSubject, tmp_path: Path) -> None:
-    content = b"".join(b"line %d %s\n" % (n, os.urandom(20).hex().encode()) for n in range(5000))
-    packed = gzip.compress(content)
+def archive_of(number: int) -> tuple[bytes, bytes]:
+    rng = random.Random(number)
+    content = b"".join(b"line %d %s\n" % (n, rng.randbytes(20).hex().encode()) for n in range(number))
+    return content, gzip.compress(content)
+
+
+def test_torn_archive_gives_what_it_has_and_the_rest_is_accounted_for_once(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
+    content, packed = archive_of(5000)
     (tmp_path / "app.log.1.gz").write_bytes(packed[: len(packed) // 2])
     app.write("live")
-    lines = read().poll()
+    reading = read()
+    lines = reading.poll() + reading.after(70)
     assert lines[-1] == "live"
     assert 1000 < len(lines) < 4000
+    got = len("\n".join(lines[:-1]))
+    assert reading.positions.losses == [(f"{app.path}.1.gz", got, got, "archive_damaged")]
+    assert content.startswith("\n".join(lines[:-1]).encode())
+    again = read(positions=reading.positions.restarted())
+    assert again.after(70) == []
+    assert again.positions.losses == []
+
+
+def test_corrupt_archive_gives_what_stands_before_the_fault_and_says_how_much_is_missing(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
+    content, packed = archive_of(20000)
+    at = len(packed) // 2
+    (tmp_path / "app.log.1.gz").write_bytes(packed[:at] + bytes(64) + packed[at + 64 :])
+    reading = read(once=True)
+    lines = reading.poll()
+    text = "\n".join(lines).encode()
+    sound = 0
+    while sound < len(text) and text[sound] == content[sound]:
+        sound += 1
+    assert sound > 0.49 * len(content)
+    reading.after(2)
+    [(path, start, end, cause)] = reading.positions.losses
+    assert (path, end, cause) == (f"{app.path}.1.gz", len(content), "archive_damaged")
+    assert sound <= start < end
+
+
+def test_archive_that_is_nothing_but_damage_is_accounted_for_once(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
+    (tmp_path / "app.log.1.gz").write_bytes(gzip.compress(b"x\n")[:10])
+    reading = read()
+    assert reading.after(70) == []
+    assert reading.positions.losses == [(f"{app.path}.1.gz", 0, 0, "archive_damaged")]
+    (tmp_path / "app.log.2").write_text("two\n")
+    again = read(positions=reading.positions.restarted())
+    assert again.after(70) == ["two"]
+    assert again.positions.losses == []
+
+
+def test_archive_that_was_whole_once_is_not_read_again_when_it_is_torn(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
+    """What was read stays read; what was not is lost, and its size was known."""
+    _, packed = archive_of(9000)
+    path = tmp_path / "app.log.1.gz"
+    path.write_bytes(packed)
+    reading = read()
+    for batch in reading.source.poll(lambda _: len(reading.batches) < 3):
+        reading.batches.append(batch)
+        reading.positions.ack(batch)
+    given = reading.batches[-1].span.end
+    reading.source.close()
+    with path.open("r+b") as file:
+        file.truncate(2000)
+    again = read(positions=reading.positions.restarted())
+    assert again.after(70) == []
+    [(_, start, end, cause)] = again.positions.losses
+    assert (start, cause) == (given, "archive_damaged")
+    assert end >= given
+
+
+def test_archive_that_is_still_being_copied_is_read_to_its_end(read: Callable[..., Reading], tmp_path: Path) -> None:
+    content, packed = archive_of(5000)
+    path = tmp_path / "backup.gz"
+    path.write_bytes(packed[: len(packed) // 2])
+    reading = read(path)
+    half = reading.poll()
+    reading.after(3)
+    with path.open("ab") as file:
+        file.write(packed[len(packed) // 2 :])
+    reading.after(70)
+    assert len(half) > 1000
+    assert "\n".join(reading.lines).encode() + b"\n" == content
+    assert reading.positions.losses == []
+
+
+def test_bytes_behind_an_archive_are_ignored(read: Callable[..., Reading], app: FileSubject, tmp_path: Path) -> None:
+    (tmp_path / "app.log.1.gz").write_bytes(gzip.compress(b"one\n") + gzip.compress(b"two\n") + b"garbage")
+    reading = read()
+    assert reading.poll() == ["one", "two"]
+    reading.after(70)
+    assert reading.positions.losses == []
+
+
+def test_file_that_include_no_longer_names_is_kept_in_the_state_and_not_read(
+    read: Callable[..., Reading], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.log", "b.log"):
+        (tmp_path / name).write_text("one\n")
+    first = read(tmp_path / "*.log")
+    assert first.poll() == ["one", "one"]
+    for name in ("a.log", "b.log"):
+        with (tmp_path / name).open("a") as file:
+            file.write("two\n")
+    caplog.set_level("INFO")
+    second = read(tmp_path / "a.log", positions=first.positions.restarted())
+    assert second.after(5) == ["two"]
+    assert second.positions.losses == []
+    assert [r.getMessage() for r in caplog.records].count(
+        "log is no longer asked for; what is known of it is kept"
+    ) == 1  # fmt: skip
+    third = read(tmp_path / "**" / "*.log", positions=second.positions.restarted())
+    assert third.after(2) == ["two"]
+
+
+@pytest.mark.parametrize("include", ["app.log", "a*.log", "**/app.*", "app.log*"])
+def test_rotated_file_without_a_live_one_is_still_followed(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path, include: str
+) -> None:
+    app.write("one")
+    reading = read(tmp_path / include)
+    assert reading.poll() == ["one"]
+    app.write("two")
+    app.path.rename(f"{app.path}.1")
+    again = read(tmp_path / include, positions=reading.positions.restarted())
+    assert again.after(2) == ["two"]
