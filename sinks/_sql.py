@@ -1,23 +1,28 @@
-r"""How records become rows of the table ``activity_logs`` and come back: shared by the sinks sqlite and mysql.
+r"""How records become rows of the table ``activity_logs``: shared by the sinks sqlite and mysql.
 
 ::
 
-    id level message details user_id action ip_address user_agent created_at  service container stream host source
+    id level message details user_id action ip_address user_agent created_at service container stream host source shipper
                              \__ columns: {column: attribute} of the config __/
 
 * ``created_at`` is UTC text ``YYYY-MM-DD HH:MM:SS.ffffff``, cut (never rounded) below the microsecond.
 * An attribute that has a column goes there, an integer as text. A value that does not fit its column (too long,
   not text) stays whole in ``details`` under its own name, and the column is NULL.
-* All other attributes are one JSON object in ``details``. If the attribute ``details`` is itself an object, its
-  keys stand there directly, as an application that writes to the table itself would put them.
-* ``details`` ends with the key ``_shipper`` when columns alone would not give the record back. It is text,
-  ``nanoseconds,resource,mark,mark...``: what is below the microsecond, the key of the full resource in
-  ``<table>_resources`` (empty when the columns say all), and marks: ``+`` all other keys came from the attribute
-  ``details``, ``#n`` the severity number, a column's name if its value was an integer. Where keys alone are
-  ambiguous it is an object with ``m`` (that text) and ``details`` (the keys that came from the attribute
-  ``details``) or ``attributes`` (all that is left, whole).
+* All other attributes are one JSON object in ``details``, NULL when there is none. If the attribute ``details`` is
+  itself an object, its members stand there directly, the other attributes beside them, as an application that
+  writes to the table itself would put them. If names collide, or are too many for the marker, ``details`` stays
+  one name among the others.
+* ``shipper`` is the marker, NULL when the other columns alone give the record back:
+  ``nanoseconds,resource,mark,mark...,+name,name...``: what is below the microsecond, the key of the full resource in
+  ``<table>_resources`` (empty when the columns say all), and marks: a column's name if its value was an integer,
+  ``#n`` the severity number, and last ``+``: the column's members came from the attribute ``details``, but for the
+  names that follow. A marker longer than its column is ``*``, and ``details`` is then an object of two members:
+  ``attributes``, what would stand there, and ``shipper``, the marker. A table may lack the column: nanoseconds,
+  integer types and further attributes of the resource are then lost, and ``details`` is never opened.
 * What JSON or the backends cannot hold: nesting beyond 20 levels becomes text that begins with ``[too deep] ``
   (MariaDB refuses 32 levels, MySQL 101), NaN and infinities become null, lone surrogates U+FFFD.
+
+`sinks._sql_read` reads them back.
 """
 
 from __future__ import annotations
@@ -25,21 +30,20 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import urlsafe_b64encode
+from collections import Counter
 from datetime import UTC, datetime, timedelta
-from itertools import groupby, islice
-from operator import lt
+from itertools import islice
+from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from shipper.record import LEVELS, SEVERITIES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
-    from shipper.condition import Term
-    from shipper.query import Query
-    from shipper.record import Batch
+    from shipper.record import Batch, Resource
 
 #: Columns before and after the ones that the config maps.
 FIRST = ("id", "level", "message", "details")
@@ -53,15 +57,16 @@ MAX_DEPTH = 20
 #: What a value begins with that was too deep and became text, and what the end of a value that was cut says.
 TOO_DEEP, CUT = "[too deep] ", "…"
 
-MARK = "_shipper"
+#: The column of the marker, and what it holds when the marker itself stands in ``details``.
+MARKER, WRAPPED = "shipper", "*"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = frozenset(SEVERITIES.values())
-_LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
 _NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
 _encoder = msgspec.json.Encoder(enc_hook=str)
-_decode = msgspec.json.decode
+_details = itemgetter("details")
+_FITTING = frozenset({str, int, type(None)})
 
 
 def check_columns(columns: dict[str, str]) -> None:
@@ -69,9 +74,9 @@ def check_columns(columns: dict[str, str]) -> None:
     for column, attribute in columns.items():
         if not _NAME.fullmatch(column):
             raise ValueError(f"columns: {column!r} is not a column name; use letters, digits and _")
-        if column.lower() in {*FIRST, *LAST}:
+        if column.lower() in {*FIRST, *LAST, MARKER}:
             raise ValueError(f"columns: {column} is filled by shipper itself; choose another column")
-        if attribute in {"", "details", MARK}:
+        if attribute in {"", "details"}:
             raise ValueError(f"columns: {column}: the attribute {attribute!r} cannot have a column of its own")
     if len(set(columns.values())) < len(columns) or len({column.lower() for column in columns}) < len(columns):
         raise ValueError("columns: an attribute or a column is named twice; each may have one partner")
@@ -96,35 +101,30 @@ class Tail(msgspec.Struct, frozen=True, eq=False):
 
 
 class Rows(msgspec.Struct):
-    """A batch as columns of the table, sorted by (created_at, id), each key once.
+    """Records as columns of the table.
 
-    ``details`` are JSON texts or ``None``. ``order`` gives for each row its index in the batch.
+    ``details`` are JSON texts or ``None``, ``markers`` the texts of the column ``shipper``, ``None`` for a table
+    without it. ``order`` gives for each row its index in the batch.
     """
 
     ids: list[str]
     levels: list[str]
     messages: list[str]
-    details: list[str | None]
-    mapped: list[list[str | None]]
+    details: Sequence[str | None]
+    mapped: list[Sequence[str | None]]
     created: list[str]
     tails: list[Tail]
+    markers: Sequence[str | None] | None
     order: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, order: Sequence[int]) -> Rows:
-        """Make rows of those at ``order``."""
-        return Rows(
-            ids=[self.ids[i] for i in order],
-            levels=[self.levels[i] for i in order],
-            messages=[self.messages[i] for i in order],
-            details=[self.details[i] for i in order],
-            mapped=[[values[i] for i in order] for values in self.mapped],
-            created=[self.created[i] for i in order],
-            tails=[self.tails[i] for i in order],
-            order=[self.order[i] for i in order],
-        )
+    @property
+    def varying(self) -> list[Sequence[str | None]]:
+        """The columns that differ from row to row, in the order of `Mapping.sent`."""
+        columns = [self.ids, self.levels, self.messages, self.details, *self.mapped, self.created]
+        return columns if self.markers is None else [*columns, self.markers]
 
     def clean(self) -> Rows:
         """Make rows without lone surrogates, which neither UTF-8 nor the backends can hold."""
@@ -135,57 +135,114 @@ class Rows(msgspec.Struct):
         )
 
 
+class _Shape(msgspec.Struct, frozen=True):
+    """What the names of a record's attributes say: ``columns`` that have one, names left for ``details``.
+
+    ``outside`` are the names left beside an attribute ``details``, ``None`` without one. ``mark`` tells that they
+    stand beside its members, ``None`` when a marker cannot say so.
+    """
+
+    columns: frozenset[str]
+    left: tuple[str, ...]
+    outside: tuple[str, ...] | None
+    mark: str | None
+
+
 class Mapping:
     """Turns batches into rows for one table.
 
-    ``widths`` gives the characters each column holds; a column that is not named holds any text. With
-    ``wide_integers`` false, whole numbers beyond 64 bits, which MySQL's JSON would round, become text.
+    ``widths`` gives the characters each column holds; a column that is not named holds any text, ``shipper`` 255.
+    With ``wide_integers`` false, whole numbers beyond 64 bits, which MySQL's JSON would round, become text. With
+    ``marker`` false the table has no column ``shipper``.
     """
 
     def __init__(
-        self, columns: dict[str, str], *, widths: dict[str, int] | None = None, wide_integers: bool = True
+        self,
+        columns: dict[str, str],
+        *,
+        widths: dict[str, int] | None = None,
+        wide_integers: bool = True,
+        marker: bool = True,
     ) -> None:
         self.columns = columns
+        self.marker = marker
         self._widths = widths or {}
         self._wide_integers = wide_integers
+        self._mark_width = self._widths.get(MARKER, 255)
+        # What names may take, once nanoseconds, key, severity and every column's name are in the marker.
+        self._room = self._mark_width - 20 - sum(len(column) + 1 for column in columns)
         self._tails: dict[Resource, Tail] = {}
         self._by_content: dict[tuple[Any, ...], Tail] = {}
         self._seconds: dict[str, str] = {}
-        self._beginnings: dict[str, list[str]] = {}
+        self._beginnings: dict[tuple[str, str], list[str | None]] = {}
+        self._shapes: dict[tuple[str, ...], _Shape] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """The table's columns in order."""
-        return (*FIRST, *self.columns, *LAST)
+        return (*FIRST, *self.columns, *LAST, MARKER) if self.marker else (*FIRST, *self.columns, *LAST)
 
-    def rows(self, batch: Batch) -> Rows:
-        """Encode a batch."""
-        count = len(batch)
+    @property
+    def sent(self) -> tuple[str, ...]:
+        """The same columns in the order in which values are sent: what a resource adds to its rows comes last."""
+        return (*FIRST, *self.columns, "created_at", *((MARKER,) if self.marker else ()), *LAST[1:])
+
+    def arranged(self, batch: Batch) -> tuple[Batch, Sequence[int]]:
+        """Give the batch sorted by (created_at, id), each key once, and each record's index in the batch given.
+
+        The order makes deadlocks between writers impossible. Raises ValueError for a time that no column holds.
+        """
         times = batch.times
+        if not times:
+            return batch, range(0)
+        for time in (min(times), max(times)):
+            _second(time // 1_000_000_000)
+        micros = [time // 1000 for time in times]
+        if all(map(lt, micros, islice(micros, 1, None))):
+            return batch, range(len(times))
+        ids = batch.ids
+        keys = list(zip(micros, ids, strict=True))
+        order: list[int] = sorted(range(len(keys)), key=keys.__getitem__)
+        if len(set(ids)) < len(ids):
+            order = [i for place, i in enumerate(order) if not place or keys[order[place - 1]] != keys[i]]
+        if order == list(range(len(keys))):
+            return batch, range(len(keys))
+        return batch.select(order), order
+
+    def rows(self, batch: Batch, order: Sequence[int] | None = None) -> Rows:
+        """Encode a batch. Without ``order``, which says that `arranged` made it, it is arranged first."""
+        if order is None:
+            batch, order = self.arranged(batch)
+        count = len(batch)
         tails = self._batch_tails(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
-        created, marks = self._times(times, tails)
-        if not set(severities) <= _CANONICAL:
-            marks = [
-                mark if severity in _CANONICAL else f"{mark},#{severity}"
-                for mark, severity in zip(marks, severities, strict=True)
-            ]
         if batch.attributes is not None:
-            details, mapped = self._attributes(batch.attributes, marks)
+            left, mapped, marks = self._attributes(batch.attributes)
         else:
-            details = [None if mark == "0," else f'{{"{MARK}":"{mark}"}}' for mark in marks]
-            mapped = [[None] * count for _ in self.columns]
-        rows = Rows(
+            left, mapped, marks = None, [[None] * count for _ in self.columns], ""
+        if self.marker and not set(severities) <= _CANONICAL:
+            marks = [
+                mark if severity in _CANONICAL else f",#{severity}{mark}"
+                for mark, severity in zip([marks] * count if isinstance(marks, str) else marks, severities, strict=True)
+            ]
+        markers: Sequence[str | None] | None = self._markers(batch.times, tails, marks) if self.marker else None
+        if (
+            self._room < 0
+            and markers is not None
+            and max(map(len, filter(None, markers)), default=0) > self._mark_width
+        ):
+            left, markers = self._wrapped(left or [None] * count, markers)
+        return Rows(
             ids=batch.ids,
             levels=[LEVELS[severity] for severity in severities],
             messages=batch.messages if batch.messages is not None else batch.raws,
-            details=details,
+            details=[None] * count if left is None else self._json(left),
             mapped=mapped,
-            created=created,
+            created=self._created(batch.times),
             tails=tails,
-            order=range(count),
+            markers=markers,
+            order=order,
         )
-        return _sorted(rows)
 
     def _batch_tails(self, resources: list[Resource]) -> list[Tail]:
         known = self._tails
@@ -221,103 +278,187 @@ class Mapping:
         width = self._widths.get(column)
         return value if value is None or width is None or len(value) <= width else value[: width - 1] + CUT
 
-    def _times(self, times: list[int], tails: list[Tail]) -> tuple[list[str], list[str]]:
-        """Give created_at texts and the beginnings ``nanoseconds,resource`` of the marks."""
+    def _created(self, times: list[int]) -> list[str]:
         if times and (min(times) < 10**18 or max(times) >= 10**19):
-            return self._any_times(times, tails)
+            return [created_text(time) for time in times]
         texts = list(map(str, times))  # nineteen digits, from 2001 to 2286: slices are cheaper than arithmetic
         known = self._seconds
         try:
-            created = [known[text[:10]] + text[10:16] for text in texts]
+            return [known[text[:10]] + text[10:16] for text in texts]
         except KeyError:
             if len(known) > 100_000:
                 known.clear()
             for second in {text[:10] for text in texts}:
                 known[second] = _second(int(second))
-            created = [known[text[:10]] + text[10:16] for text in texts]
-        first = tails[0] if tails else None
-        if first is not None and tails.count(first) == len(tails):
-            beginnings = self._beginnings.get(first.key)
+            return [known[text[:10]] + text[10:16] for text in texts]
+
+    def _markers(self, times: list[int], tails: list[Tail], marks: str | list[str]) -> list[str | None]:
+        """Give ``nanoseconds,key`` and the marks of each row, ``None`` where there is nothing to say."""
+        if not times:
+            return []
+        first = tails[0]
+        if isinstance(marks, str) and tails.count(first) == len(tails):
+            beginnings = self._beginnings.get((first.key, marks))
             if beginnings is None:
                 if len(self._beginnings) > 100:
                     self._beginnings.clear()
-                beginnings = self._beginnings[first.key] = [f"{nanos},{first.key}" for nanos in range(1000)]
-            return created, [beginnings[time % 1000] for time in times]
-        return created, [f"{time % 1000},{tail.key}" for time, tail in zip(times, tails, strict=True)]
+                beginnings = [f"{nanos},{first.key}{marks}" for nanos in range(1000)]
+                beginnings[0] = None if beginnings[0] == "0," else beginnings[0]
+                self._beginnings[first.key, marks] = beginnings
+            return [beginnings[time % 1000] for time in times]
+        each = [marks] * len(times) if isinstance(marks, str) else marks
+        texts: list[str | None] = [
+            f"{time % 1000},{tail.key}{mark}" for time, tail, mark in zip(times, tails, each, strict=True)
+        ]
+        return [None if text == "0," else text for text in texts] if "0," in texts else texts
 
-    @staticmethod
-    def _any_times(times: list[int], tails: list[Tail]) -> tuple[list[str], list[str]]:
-        created = []
-        for time in times:
-            seconds, rest = divmod(time, 1_000_000_000)
-            created.append(f"{_second(seconds)}{rest // 1000:06d}")
-        return created, [f"{time % 1000},{tail.key}" for time, tail in zip(times, tails, strict=True)]
+    def _wrapped(self, left: Sequence[Any], markers: Sequence[str | None]) -> tuple[list[Any], list[str | None]]:
+        """Move markers that are too long for their column into ``details``."""
+        long = [marker is not None and len(marker) > self._mark_width for marker in markers]
+        wrapped = [
+            {"attributes": rest or {}, MARKER: marker} if wrap else rest
+            for rest, marker, wrap in zip(left, markers, long, strict=True)
+        ]
+        return wrapped, [WRAPPED if wrap else marker for marker, wrap in zip(markers, long, strict=True)]
+
+    def _shape(self, names: tuple[str, ...]) -> _Shape:
+        if len(self._shapes) > 1000:
+            self._shapes.clear()
+        own = set(self.columns.values())
+        left = tuple(name for name in names if name not in own)
+        outside = tuple(name for name in left if name != "details") if "details" in left else None
+        shape = _Shape(frozenset(own.intersection(names)), left, outside, self._beside(outside or ()))
+        self._shapes[names] = shape
+        return shape
+
+    def _beside(self, outside: Sequence[str]) -> str | None:
+        """Give the mark for names beside the members of the attribute ``details``, ``None`` if there is none."""
+        text = ",".join(outside)
+        if len(text) > self._room - 2 or not self.marker:
+            return None
+        plain = all(name and "," not in name and "\ufffd" not in name and cleaned(name) == name for name in outside)
+        return f",+{text}" if plain else None
 
     def _attributes(
-        self, attributes: list[dict[str, Any]], marks: list[str]
-    ) -> tuple[list[str | None], list[list[str | None]]]:
-        rests = [each.copy() for each in attributes]
-        odd = [index for index, rest in enumerate(rests) if MARK in rest]
-        mapped: list[list[str | None]] = []
+        self, attributes: list[dict[str, Any]]
+    ) -> tuple[Sequence[dict[str, Any] | None] | None, list[Sequence[str | None]], str | list[str]]:
+        """Give what is left for ``details``, the mapped columns, and the marks (one text if all rows have the same)."""
+        names = list(map(tuple, attributes))
+        counts = Counter(names)
+        known = self._shapes
+        shapes = {each: known[each] if each in known else self._shape(each) for each in counts}
+        kept: dict[int, list[str]] = {}  # attributes whose value does not fit their column, by row
+        mapped: list[Sequence[str | None]] = []
+        integers: list[tuple[str, list[bool] | None]] = []
         for column, attribute in self.columns.items():
-            values = [rest.pop(attribute, None) for rest in rests]
-            kinds = set(map(type, values))
-            if int in kinds:
-                marks = [
-                    f"{mark},{column}" if type(value) is int else mark
-                    for mark, value in zip(marks, values, strict=True)
-                ]
-                values = [str(value) if type(value) is int else value for value in values]
-            width = self._widths.get(column)
-            if not kinds <= {str, int, type(None)} or (
-                width is not None and max(map(len, filter(None, values)), default=0) > width
-            ):
-                for index, value in enumerate(values):
-                    if value is None or (type(value) is str and (width is None or len(value) <= width)):
-                        continue
-                    values[index] = None
-                    rests[index][attribute] = attributes[index][attribute]
-                    marks[index] = marks[index].removesuffix(f",{column}")
-            mapped.append(values)
-        # A null that has a column must come back as a null, so it stays; the sums show cheaply that there is none.
-        kept = sum(map(len, rests)) + sum(len(values) - values.count(None) for values in mapped)
-        if kept != sum(map(len, attributes)):
-            for attribute in self.columns.values():
-                for rest, whole in zip(rests, attributes, strict=True):
-                    if whole.get(attribute, "") is None:
-                        rest[attribute] = None
-        for index in odd:
-            rests[index] = {MARK: {"attributes": rests[index]}}
-        for index, rest in enumerate(rests):
-            if "details" in rest:
-                inner = rest["details"]
-                if type(inner) is not dict or MARK in inner:
-                    continue
-                if len(rest) == 1:
-                    rests[index] = inner.copy()
-                    marks[index] += ",+"
-                else:
-                    marks[index] = _lift(rests, index, inner, marks[index])
-        empty = (
-            [index for index, mark in enumerate(marks) if mark == "0," and not rests[index]] if "0," in marks else ()
-        )
-        for rest, mark in zip(rests, marks, strict=True):
-            if MARK in rest:
-                rest[MARK]["m"] = mark
-            elif mark != "0,":
-                rest[MARK] = mark
-        details: list[str | None] = list(self._json(rests))
-        for index in empty:
-            details[index] = None
-        return details, mapped
+            present = sum(count for each, count in counts.items() if attribute in shapes[each].columns)
+            if not present:
+                mapped.append([None] * len(attributes))
+                continue
+            mapped.append(self._column(column, attributes, present, kept, integers))
+        left, marks = self._left(attributes, names, shapes, kept)
+        for column, which in reversed(integers):
+            if which is None and isinstance(marks, str):
+                marks = f",{column}{marks}"
+            else:
+                flags = which if which is not None else [True] * len(attributes)
+                each_mark = [marks] * len(attributes) if isinstance(marks, str) else marks
+                marks = [f",{column}{mark}" if flag else mark for mark, flag in zip(each_mark, flags, strict=True)]
+        return left, mapped, marks
 
-    def _json(self, values: list[dict[str, Any]]) -> list[str]:
+    def _column(
+        self,
+        column: str,
+        attributes: list[dict[str, Any]],
+        present: int,
+        kept: dict[int, list[str]],
+        integers: list[tuple[str, list[bool] | None]],
+    ) -> Sequence[str | None]:
+        """Make a column; a value that does not fit is named in ``kept``, and NULL here. ``present`` rows have one.
+
+        A null of the application's must come back as one, so it does not fit either.
+        """
+        attribute = self.columns[column]
+        values: list[Any] = (
+            list(map(itemgetter(attribute), attributes))
+            if present == len(attributes)
+            else [each.get(attribute) for each in attributes]
+        )
+        width = self._widths.get(column)
+        kinds = set(map(type, values))
+        flags: list[bool] | None = None
+        if kinds == {int}:
+            values = list(map(str, values))
+        elif int in kinds:
+            flags = [type(value) is int for value in values]
+            values = [str(value) if flag else value for value, flag in zip(values, flags, strict=True)]
+        null = values.count(None) > len(values) - present
+        long = width is not None and kinds <= _FITTING and max(map(len, filter(None, values)), default=0) > width
+        if null or long or not kinds <= _FITTING:
+            for index, value in enumerate(values):
+                if value is None:
+                    if null and attribute in attributes[index]:
+                        kept.setdefault(index, []).append(attribute)
+                elif type(value) is not str or (width is not None and len(value) > width):
+                    values[index] = None
+                    kept.setdefault(index, []).append(attribute)
+                    if int in kinds:
+                        flags = [True] * len(values) if flags is None else flags
+                        flags[index] = False
+        if int in kinds and self.marker:
+            integers.append((column, flags))
+        return values
+
+    def _left(
+        self,
+        attributes: list[dict[str, Any]],
+        names: list[tuple[str, ...]],
+        shapes: dict[tuple[str, ...], _Shape],
+        kept: dict[int, list[str]],
+    ) -> tuple[Sequence[dict[str, Any] | None] | None, str | list[str]]:
+        """Give what has no column, and the marks of ``details`` (one text if all rows have the same)."""
+        if not kept and not any(shape.left for shape in shapes.values()):
+            return None, ""
+        if not kept and len(shapes) == 1:
+            (shape,) = shapes.values()
+            if shape.left == ("details",) and shape.mark is not None:
+                inner = list(map(_details, attributes))
+                if set(map(type, inner)) == {dict}:
+                    return inner, shape.mark
+        left: list[dict[str, Any] | None] = []
+        marks: list[str] = []
+        for index, (each, name) in enumerate(zip(attributes, names, strict=True)):
+            shape = shapes[name]
+            rest, outside, mark = shape.left, shape.outside, shape.mark
+            if kept and index in kept:
+                rest = (*rest, *kept[index])
+                if outside is not None:
+                    outside = (*outside, *kept[index])
+                    mark = self._beside(outside)
+            if not rest:
+                left.append(None)
+                marks.append("")
+                continue
+            if outside is not None and mark is not None and type(inner_ := each["details"]) is dict:
+                if not outside:
+                    left.append(inner_)
+                    marks.append(mark)
+                    continue
+                if inner_.keys().isdisjoint(outside):
+                    left.append(inner_ | {one: each[one] for one in outside})
+                    marks.append(mark)
+                    continue
+            left.append({one: each[one] for one in rest})
+            marks.append("")
+        return left, marks[0] if len(set(marks)) == 1 else marks
+
+    def _json(self, values: Sequence[dict[str, Any] | None]) -> Sequence[str | None]:
         try:
             block = _encoder.encode_lines(values)
-            lines = block.decode().split("\n")
+            lines: list[str | None] = list(block.decode().split("\n"))
             lines.pop()
         except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
-            return [_encoder.encode(_plain(value)).decode() for value in values]
+            return [None if value is None else _encoder.encode(_plain(value)).decode() for value in values]
         wide = not self._wide_integers and b"0" * 19 in block.translate(_DIGITS)
         # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
         openers = block.translate(None, _NO_OPENERS).split(b"\n")
@@ -325,35 +466,15 @@ class Mapping:
             for index, opened in enumerate(openers[:-1]):
                 if wide or len(opened) > MAX_DEPTH:
                     lines[index] = _encoder.encode(_plain(values[index], wide=not wide)).decode()
+        if None in values:
+            return [None if value is None else line for value, line in zip(values, lines, strict=True)]
         return lines
-
-
-def _lift(rests: list[dict[str, Any]], index: int, inner: dict[str, Any], mark: str) -> str:
-    """Put the keys of the attribute ``details`` where they are looked for, the top of the column, beside others."""
-    rest = rests[index]
-    if "details" in inner or inner.keys() & rest.keys():
-        return mark
-    del rest["details"]
-    rests[index] = {**inner, **rest, MARK: {"details": list(inner)}}
-    return mark + ",="
-
-
-def _sorted(rows: Rows) -> Rows:
-    """Sort by key, which makes deadlocks between writers impossible, and drop a key's second row."""
-    created, ids = rows.created, rows.ids
-    if all(map(lt, created, islice(created, 1, None))):
-        return rows
-    keys = list(zip(created, ids, strict=True))
-    order: Sequence[int] = sorted(range(len(keys)), key=keys.__getitem__)
-    if len(set(ids)) < len(ids):
-        order = [i for place, i in enumerate(order) if not place or keys[order[place - 1]] != keys[i]]
-    return rows if order == list(range(len(keys))) else rows.take(order)
 
 
 def _second(seconds: int) -> str:
     """Render a second since 1970 UTC with its point. Raises ValueError beyond the years 1000 to 9999."""
     try:
-        text = (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S.")
+        text = (EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%d %H:%M:%S.")
     except OverflowError:
         text = ""
     if len(text) != 20 or text < "1000":
@@ -395,181 +516,8 @@ def _deep_text(value: Any) -> str:
         return cleaned(repr(value))
 
 
-class RowReader:
-    """Turns rows back into records. ``resources`` maps resource keys to the JSON text of `Tail`."""
-
-    def __init__(self, columns: dict[str, str], resources: dict[str, str]) -> None:
-        self._columns = columns
-        self._json = resources
-        self._resources: dict[tuple[Any, ...], Resource] = {}
-
-    def record(self, row: Sequence[Any]) -> Record:
-        """Make the record of a row whose columns are those of `Mapping.names`, ``created_at`` as text."""
-        record_id, level, message, details = row[:4]
-        mapped = row[4 : 4 + len(self._columns)]
-        created, *tail = row[4 + len(self._columns) :]
-        attributes = _parsed(details)
-        mark = attributes.pop(MARK, None)
-        lifted: list[str] = []
-        if isinstance(mark, dict):
-            lifted = mark.get("details") or []
-            attributes = {**attributes, **(mark.get("attributes") or {})}
-            mark = mark.get("m")
-        nanos, key, *marks = mark.split(",") if isinstance(mark, str) and "," in mark else ("0", "")
-        if "+" in marks:
-            attributes = {"details": attributes}
-        elif "=" in marks:
-            inner = {name: attributes.pop(name) for name in lifted if name in attributes}
-            attributes["details"] = inner
-        for (column, attribute), value in zip(self._columns.items(), mapped, strict=True):
-            if value is not None:
-                attributes[attribute] = int(value) if column in marks else value
-        level = (level or "info").strip().lower()
-        severity = SEVERITIES.get(_LEVEL_ALIASES.get(level, level), SEVERITIES["info"])
-        for each in marks:
-            if each.startswith("#"):
-                severity = int(each[1:])
-        return Record(
-            id=str(record_id),
-            time_ns=parse_created(created) + (int(nanos) if nanos.isdigit() else 0),
-            severity=severity,
-            message=message or "",
-            attributes=attributes,
-            raw=message or "",
-            resource=self._resource(key, tail),
-            offset=0,
-        )
-
-    def missing(self, details: Iterable[str | None]) -> set[str]:
-        """Give the resource keys in these details texts that are not known yet."""
-        found = set()
-        for text in details:
-            if text and MARK in text:
-                mark = _parsed(text).get(MARK)
-                mark = mark.get("m") if isinstance(mark, dict) else mark
-                if isinstance(mark, str) and len(parts := mark.split(",")) > 1 and parts[1]:
-                    found.add(parts[1])
-        return found - self._json.keys()
-
-    def _resource(self, key: str, tail: Sequence[str | None]) -> Resource:
-        found = self._resources.get((key, *tail))
-        if found is None:
-            if key and key in self._json:
-                whole = _decode(self._json[key])
-                found = Resource(whole["source"], whole["attributes"])
-            else:
-                pairs = zip(RESOURCE_COLUMNS, tail[:4], strict=True)
-                found = Resource(tail[4] or "", {name: value for name, value in pairs if value is not None})
-            self._resources[(key, *tail)] = found
-        return found
-
-
-def _parsed(details: str | None) -> dict[str, Any]:
-    """Read a details column. Another writer may have put anything there: what is no object stays as ``details``."""
-    if not details:
-        return {}
-    try:
-        value = _decode(details)
-    except (msgspec.DecodeError, UnicodeError):
-        return {"details": details}
-    return value if isinstance(value, dict) else {"details": value}
-
-
-def parse_created(text: str) -> int:
-    """Give nanoseconds since 1970 UTC of ``YYYY-MM-DD HH:MM:SS[.ffffff]``."""
-    moment = datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH
-    return (moment.days * 86_400 + moment.seconds) * 1_000_000_000 + moment.microseconds * 1000
-
-
 def created_text(time_ns: int) -> str:
     """Render nanoseconds since 1970 UTC as the text of ``created_at``; years beyond a column's are its bounds."""
     seconds, rest = divmod(time_ns, 1_000_000_000)
     seconds = min(max(seconds, -30_610_224_000), 253_402_300_799)
     return f"{_second(seconds)}{rest // 1000:06d}"
-
-
-class Page(msgspec.Struct, frozen=True):
-    """The WHERE part and its values of a question, placeholders as ``?``."""
-
-    where: str
-    values: tuple[Any, ...]
-
-
-def page(query: Query, *, after: tuple[str, str] | None, contains: str) -> Page:
-    """Compile the next page of a question, by key: ``after`` is (created_at, id) of the last row before it.
-
-    ``contains`` is the backend's test for a case-sensitive part of the message. Both ends of the time are bounds of
-    the key, never a row constructor, which neither server can use an index for. The bounds are those of the
-    microsecond; the exact nanosecond is judged in `answer`.
-    """
-    parts: list[str] = []
-    values: list[Any] = []
-    since = None if query.since is None else created_text(query.since)
-    until = None if query.until is None else created_text(query.until)
-    if after is not None:
-        if query.oldest_first:
-            parts.append("created_at >= ? AND (created_at > ? OR id > ?)")
-            since = None
-        else:
-            parts.append("created_at <= ? AND (created_at < ? OR id < ?)")
-            until = None
-        values += [after[0], after[0], after[1]]
-    if since is not None:
-        parts.append("created_at >= ?")
-        values.append(since)
-    if until is not None:
-        parts.append("created_at <= ?")
-        values.append(until)
-    for term in query.condition.conjuncts() if query.condition is not None else ():
-        text, more = _pushed(term, contains)
-        if text:
-            parts.append(text)
-            values += more
-    return Page(" AND ".join(parts) or "1 = 1", tuple(values))
-
-
-def _pushed(term: Term, contains: str) -> tuple[str, list[Any]]:
-    """Translate a term that the table can search for; an empty text leaves it to the caller's own filter."""
-    values = list(term.values)
-    if term.field == "level" and term.op in {"=", "in"} and "info" not in values:  # unknown levels count as info
-        values += [alias for alias, level in _LEVEL_ALIASES.items() if level in values]
-        values += [value.upper() for value in values] + [value.capitalize() for value in values]
-        return f"level IN ({', '.join('?' * len(values))})", values
-    if term.field in {"service", "container", "stream", "host", "source"} and term.op in {"=", "in"}:
-        if not all(0 < len(value) < 255 for value in values):
-            return "", []
-        return f"{term.field} IN ({', '.join('?' * len(values))})", values
-    if term.field == "id" and term.op in {"=", "in"}:
-        return f"id IN ({', '.join('?' * len(values))})", values
-    if term.field == "message" and term.op == "contains" and "\ufffd" not in values[0]:
-        return contains, values
-    return "", []
-
-
-def answer(query: Query, records: Iterable[Record]) -> Iterator[Record]:
-    """Filter rows that come in order of (created_at, id) exactly, put those of one microsecond in order, and stop.
-
-    The rows' order within a microsecond is that of their ids, not of their nanoseconds.
-    """
-    left = query.limit
-    for _, group in groupby(records, key=_microsecond):
-        for record in sorted(group, key=_by_time, reverse=not query.oldest_first):
-            if left is not None and left <= 0:
-                return
-            if query.since is not None and record.time_ns < query.since:
-                continue
-            if query.until is not None and record.time_ns >= query.until:
-                continue
-            if query.condition is not None and not query.condition.matches(record):
-                continue
-            if left is not None:
-                left -= 1
-            yield record
-
-
-def _microsecond(record: Record) -> int:
-    return record.time_ns // 1000
-
-
-def _by_time(record: Record) -> tuple[int, str]:
-    return record.time_ns, record.id

@@ -24,7 +24,7 @@ from msgspec import Meta
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Limits, Reader, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
-from sinks import _sql
+from sinks import _sql, _sql_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ class SqliteSink(Sink):
         if existing:
             missing = [name for name in self._mapping.names if name not in existing]
             for name in missing:
-                if name not in self._config.columns:
+                if name not in self._config.columns and name != _sql.MARKER:
                     raise ParkedError(
                         f"sqlite {self._config.path}: the table {table} lacks the column {name}; choose another table"
                         " or add the column",
@@ -168,7 +168,7 @@ class SqliteSink(Sink):
             db.rollback()
 
     def _insert(self, db: sqlite3.Connection, rows: _sql.Rows) -> None:
-        columns = (rows.ids, rows.levels, rows.messages, rows.details, *rows.mapped, rows.created)
+        columns = rows.varying
         by_tail: dict[_sql.Tail, list[int]] = {}
         tails = set(rows.tails)
         db.execute("BEGIN IMMEDIATE")
@@ -195,7 +195,7 @@ class SqliteSink(Sink):
         if statement is None:
             if len(self._statements) >= 1000:
                 self._statements.clear()
-            names = ", ".join(f'"{name}"' for name in self._mapping.names)
+            names = ", ".join(f'"{name}"' for name in self._mapping.sent)
             marks = ", ".join("?" * (len(self._mapping.names) - len(tail)))
             texts = ", ".join(map(_literal, tail))
             statement = f'INSERT INTO "{self._config.table}" ({names}) VALUES ({marks}, {texts}) ON CONFLICT DO NOTHING'  # noqa: S608 - names are checked, texts are escaped
@@ -261,31 +261,33 @@ class SqliteReader(Reader):
     def __init__(self, config: SqliteConfig) -> None:
         self._config = config
         self._resources: dict[str, str] = {}
-        self._rows = _sql.RowReader(config.columns, self._resources)
+        self._rows = _sql_read.RowReader(config.columns, self._resources)
         self._db: sqlite3.Connection | None = None
 
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises ParkedError when there is no such file or table."""
         try:
-            yield from _sql.answer(query, self._records(query))
+            yield from _sql_read.answer(query, self._records(query))
         except sqlite3.Error as error:
             raise _error(error, self._config.path) from error
 
     def _records(self, query: Query) -> Iterator[Record]:
         db = self._open()
         names = ", ".join(f'"{name}"' for name in (*_sql.FIRST, *self._config.columns, *_sql.LAST))
+        present = {row[1] for row in db.execute(f'PRAGMA table_info("{self._config.table}")')}
+        names += f', "{_sql.MARKER}"' if _sql.MARKER in present else ", NULL"
         order = "ASC" if query.oldest_first else "DESC"
         place = len(_sql.FIRST) + len(self._config.columns)
         after: tuple[str, str] | None = None
         size = 200
         while True:
-            part = _sql.page(query, after=after, contains="instr(message, ?) > 0")
+            part = _sql_read.page(query, after=after, contains="instr(message, ?) > 0")
             rows = db.execute(
                 f'SELECT {names} FROM "{self._config.table}" WHERE {part.where} '  # noqa: S608 - names are checked
                 f"ORDER BY created_at {order}, id {order} LIMIT {size}",
                 part.values,
             ).fetchall()
-            missing = sorted(self._rows.missing(row[3] for row in rows))
+            missing = sorted(self._rows.missing(rows))
             for start in range(0, len(missing), 500):
                 keys = missing[start : start + 500]
                 marks = ", ".join("?" * len(keys))

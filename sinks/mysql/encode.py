@@ -22,11 +22,11 @@ FORMAT = "FIELDS TERMINATED BY X'1E' ESCAPED BY X'1C' LINES TERMINATED BY X'1D'"
 def load_file(rows: Rows) -> bytes:
     """Make the file of a LOAD DATA. Raises UnicodeEncodeError for lone surrogates."""
     nulls = 0
-    columns: list[Sequence[str]] = [rows.ids, rows.levels, rows.messages]
-    for values in (rows.details, *rows.mapped):
-        nulls += values.count(None)
-        columns.append([NULL if value is None else value for value in values])
-    columns.append(rows.created)
+    columns: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages]
+    for values in rows.varying[3:]:
+        absent = values.count(None)
+        nulls += absent
+        columns.append([NULL if value is None else value for value in values] if absent else values)
     tails: dict[Tail, str] = {}
     for tail in set(rows.tails):
         tails[tail] = FIELD.join(NULL if value is None else _escaped(value) for value in tail.columns)
@@ -38,8 +38,7 @@ def load_file(rows: Rows) -> bytes:
         or text.count(FIELD) != len(rows) * (len(columns) + 4)
         or text.count(ESCAPE) != escapes
     ):
-        whole: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages, rows.details, *rows.mapped]
-        plain = [[NULL if value is None else _escaped(value) for value in values] for values in (*whole, rows.created)]
+        plain = [[NULL if value is None else _escaped(value) for value in values] for values in rows.varying]
         text = ROW.join(map(FIELD.join, zip(*plain, map(tails.__getitem__, rows.tails), strict=True))) + ROW
     return text.encode()
 
@@ -50,8 +49,7 @@ def _escaped(text: str) -> str:
 
 def values(rows: Rows) -> list[bytes]:
     """Make each row's ``('...',NULL,...)``. Raises UnicodeEncodeError for lone surrogates."""
-    whole: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages, rows.details, *rows.mapped, rows.created]
-    columns = [_quoted(column) for column in whole]
+    columns = [_quoted(column) for column in rows.varying]
     tails = {tail: ",".join(_quoted(tail.columns)) for tail in set(rows.tails)}
     columns.append([tails[tail] for tail in rows.tails])
     return [f"({row})".encode() for row in map(",".join, zip(*columns, strict=True))]

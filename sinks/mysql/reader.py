@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pymysql
 
 from shipper.sink import Reader
-from sinks import _sql
+from sinks import _sql, _sql_read
 from sinks.mysql import faults
 from sinks.mysql.session import Session, connect, quoted, where
 
@@ -27,13 +27,13 @@ class MysqlReader(Reader):
     def __init__(self, config: MysqlConfig) -> None:
         self._config = config
         self._resources: dict[str, str] = {}
-        self._rows = _sql.RowReader(config.columns, self._resources)
+        self._rows = _sql_read.RowReader(config.columns, self._resources)
         self._session: Session | None = None
 
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises RetryableError when the server is away, ParkedError for login or rights."""
         try:
-            yield from _sql.answer(query, self._records(query))
+            yield from _sql_read.answer(query, self._records(query))
         except (pymysql.MySQLError, OSError) as error:
             self.close()
             raise faults.sorted_error(error, where(self._config)) from error
@@ -42,19 +42,20 @@ class MysqlReader(Reader):
         names = (*_sql.FIRST, *self._config.columns, *_sql.LAST)
         # As text: the driver would make datetime objects, which read slower and know no zero dates.
         columns = ", ".join(f"CAST({quoted(n)} AS CHAR)" if n == "created_at" else quoted(n) for n in names)
+        columns += f", {quoted(_sql.MARKER)}" if self._has_marker() else ", NULL"
         table = quoted(self._config.table)
         order = "ASC" if query.oldest_first else "DESC"
         place = names.index("created_at")
         after: tuple[str, str] | None = None
         size = _FIRST_PAGE
         while True:
-            part = _sql.page(query, after=after, contains="LOCATE(?, `message`) > 0")
+            part = _sql_read.page(query, after=after, contains="LOCATE(?, `message`) > 0")
             rows = self._fetch(
                 f"SELECT {columns} FROM {table} WHERE {part.where}"  # noqa: S608 - names are checked
                 f" ORDER BY {table}.`created_at` {order}, {table}.`id` {order} LIMIT {size}",
                 part.values,
             )
-            missing = sorted(self._rows.missing(row[3] for row in rows))
+            missing = sorted(self._rows.missing(rows))
             if missing:
                 resources = quoted(self._config.table + "_resources")
                 marks = ", ".join("?" * len(missing))
@@ -65,6 +66,14 @@ class MysqlReader(Reader):
                 return
             after = (rows[-1][place], rows[-1][0])
             size = _PAGE
+
+    def _has_marker(self) -> bool:
+        sql = (
+            "SELECT COUNT(*) FROM information_schema.COLUMNS"
+            " WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND COLUMN_NAME = ?"
+        )
+        ((count,),) = self._fetch(sql, (self._config.database, self._config.table, _sql.MARKER))
+        return bool(count)
 
     def _fetch(self, sql: str, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
         if self._session is None:

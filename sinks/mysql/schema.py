@@ -32,6 +32,9 @@ _TYPES = {
     "user_agent": "VARCHAR(1024) NULL",
     "ip_address": "VARCHAR(64) NULL",
     "stream": "VARCHAR(16) NULL",
+    # Last and not in SELECT *: what the application reads is its own columns. Each server reads one comment only;
+    # MySQL before 8.0.23 reads neither and shows the column.
+    "shipper": "VARCHAR(255) NULL /*!80023 INVISIBLE */ /*M!100303 INVISIBLE */",
 }
 #: Each index costs inserts up to a quarter. Every part of the backend's filter finds one that is already in the
 #: order it asks for, except level alone, where the newest rows are walked; see docs/sinks/mysql.md.
@@ -41,11 +44,12 @@ _log = logging.getLogger(__name__)
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What the server and the table were found to be like."""
+    """What the server and the table were found to be like. ``marker``: the table has the column ``shipper``."""
 
     version: str
     max_packet: int
     widths: dict[str, int]
+    marker: bool = True
 
     @property
     def mariadb(self) -> bool:
@@ -99,12 +103,17 @@ def prepare(config: MysqlConfig, session: Session) -> Server:
     resources = _exists(config, session, config.table + "_resources")
     lacking = [name for name in names if name not in columns]
     if config.create_table and (lacking or not resources):
-        _create(config, created=bool(columns), lacking=lacking)
+        try:
+            _create(config, created=bool(columns), lacking=lacking, resources=resources)
+        except ParkedError:
+            if lacking != [_sql.MARKER] or not resources:
+                raise
         session.commit()
         columns = _columns(config, session)
         lacking = [name for name in names if name not in columns]
         resources = _exists(config, session, config.table + "_resources")
-    _check(config, columns, lacking, resources=resources)
+    marker = _sql.MARKER in columns and columns[_sql.MARKER].kind in _TEXT
+    _check(config, columns, [name for name in lacking if name != _sql.MARKER], resources=resources)
     if columns and not _keyed(config, session):
         raise ParkedError(
             f"{where(config)}: the table {config.table} has no primary or unique key of id (alone or with created_at),"
@@ -116,10 +125,15 @@ def prepare(config: MysqlConfig, session: Session) -> Server:
         _check_partitioned(config, session)
     session.commit()
     widths = {name: column.width for name, column in columns.items() if column.width is not None}
-    return Server(version=str(version), max_packet=int(packet), widths=widths)
+    return Server(version=str(version), max_packet=int(packet), widths=widths, marker=marker)
 
 
-def _create(config: MysqlConfig, *, created: bool, lacking: list[str]) -> None:
+def add_marker_statement(config: MysqlConfig) -> str:
+    """Give the statement that adds the column ``shipper`` to a table that lacks it."""
+    return f"ALTER TABLE {quoted(config.table)} ADD COLUMN {quoted(_sql.MARKER)} {column_type(_sql.MARKER)}"
+
+
+def _create(config: MysqlConfig, *, created: bool, lacking: list[str], resources: bool) -> None:
     """Create with the maintenance account if there is one. Rights for it are only needed when something lacks."""
     session = connect(config, maintenance=True)
     try:
@@ -129,7 +143,8 @@ def _create(config: MysqlConfig, *, created: bool, lacking: list[str]) -> None:
             elif lacking:
                 parts = ", ".join(f"ADD COLUMN {quoted(name)} {column_type(name)}" for name in lacking)
                 cursor.execute(f"ALTER TABLE {quoted(config.table)} {parts}")
-            cursor.execute(create_resources_statement(config))
+            if not resources:
+                cursor.execute(create_resources_statement(config))
         session.commit()
     except pymysql.MySQLError as error:
         if faults.code(error) in {1050, 1060}:  # another daemon was faster; the checks that follow see its table

@@ -15,7 +15,7 @@ from shipper.sink import Limits, Sink, SinkConfig
 from sinks import _sql
 from sinks.mysql import encode, faults
 from sinks.mysql.config import MysqlConfig
-from sinks.mysql.schema import Maintenance, Server, add_partitions, prepare
+from sinks.mysql.schema import Maintenance, Server, add_marker_statement, add_partitions, prepare
 from sinks.mysql.session import Session, connect, quoted, where
 
 if TYPE_CHECKING:
@@ -49,15 +49,12 @@ class MysqlSink(Sink):
         self._load = config.load_data
         self._plain = False
         self._known: set[str] = set()
-        names = ", ".join(map(quoted, self._mapping.names))
+        self._told_of_marker = False
         table = quoted(config.table)
-        self._insert_start = f"INSERT INTO {table} ({names}) VALUES ".encode()  # noqa: S608 - names are checked
+        self._insert_start = b""
         # No VALUES(), no alias: the one form of "leave it" that MySQL and MariaDB both take without a warning.
         self._insert_end = f" ON DUPLICATE KEY UPDATE {quoted('id')} = {table}.{quoted('id')}".encode()
-        self._load_statement = (
-            f"LOAD DATA LOCAL INFILE '{{file}}' IGNORE INTO TABLE {table} CHARACTER SET utf8mb4"
-            f" {encode.FORMAT} ({names})"
-        )
+        self._load_statement = ""
 
     @property
     def uses_load_data(self) -> bool:
@@ -76,11 +73,29 @@ class MysqlSink(Sink):
             raise faults.sorted_error(error, self._where) from error
         self._load = self._config.load_data
         self._plain = False
-        self._mapping = _sql.Mapping(
-            self._config.columns, widths=self._server.widths, wide_integers=self._server.mariadb
-        )
+        self._prepare_statements()
         if self._maintenance.due(self._now()):
             self._maintenance.run(self._now())
+
+    def _prepare_statements(self) -> None:
+        config, server = self._config, self._server
+        self._mapping = _sql.Mapping(
+            config.columns, widths=server.widths, wide_integers=server.mariadb, marker=server.marker
+        )
+        names = ", ".join(map(quoted, self._mapping.sent))
+        table = quoted(config.table)
+        self._insert_start = f"INSERT INTO {table} ({names}) VALUES ".encode()  # noqa: S608 - names are checked
+        self._load_statement = (
+            f"LOAD DATA LOCAL INFILE '{{file}}' IGNORE INTO TABLE {table} CHARACTER SET utf8mb4"
+            f" {encode.FORMAT} ({names})"
+        )
+        if not server.marker and not self._told_of_marker:
+            self._told_of_marker = True
+            _log.warning(
+                "%s: the table %s has no column shipper (create_table is off, or %s may not add it): nanoseconds, the types of integers in"
+                " columns and what a container has beyond its columns are not kept; to keep them run %s",
+                self._where, config.table, config.maintenance_user or config.user, add_marker_statement(config),
+            )  # fmt: skip
 
     def write(self, batch: Batch) -> None:
         """Store the batch in one transaction; rows that are there already stay as they are."""

@@ -19,7 +19,7 @@ import yaml
 from shipper.condition import compile_condition
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError
 from shipper.query import Query
-from shipper.record import Batch, Record
+from shipper.record import Batch, Record, Resource
 from shipper.sink import Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.logs_database import LogsDatabase
@@ -58,6 +58,14 @@ def _read(config: MysqlConfig, **query: Any) -> list[Record]:
         return list(reader.read(Query(**query)))
     finally:
         reader.close()
+
+
+def _selected(database: LogsDatabase) -> list[str]:
+    """The columns that the application sees."""
+    connection = database.server.connect(database=database.name)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT * FROM activity_logs")
+        return [column[0] for column in cursor.description]
 
 
 def _opened(config: MysqlConfig, **options: Any) -> MysqlSink:
@@ -112,7 +120,10 @@ def test_table_has_the_promised_columns_key_and_collation(database: LogsDatabase
         "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE()"
         " AND TABLE_NAME = 'activity_logs' ORDER BY ORDINAL_POSITION"
     )
-    assert [row[0] for row in columns] == NAMES
+    assert [row[0] for row in columns] == [*NAMES, "shipper"]
+    assert _selected(database) == NAMES
+    ((_, ddl),) = database.execute("SHOW CREATE TABLE activity_logs")
+    assert "`shipper` varchar(255) INVISIBLE DEFAULT NULL" in ddl
     key = database.execute("SHOW INDEX FROM activity_logs WHERE Key_name = 'PRIMARY'")
     assert [row[4] for row in key] == ["created_at", "id"]
     (table,) = database.execute("SHOW TABLE STATUS LIKE 'activity_logs'")
@@ -187,7 +198,10 @@ def test_existing_table_of_the_backend_gets_the_columns_it_lacks(database: LogsD
     sink.write(batch)
     sink.write(batch)
     sink.close()
-    assert database.rows("user_id, action, service") == [(None, "a" * 50, "api")]
+    assert database.rows("user_id, action, service, details") == [
+        (None, "a" * 50, "api", '{"user_id":"' + "u" * 21 + '"}')
+    ]
+    assert "shipper" not in _selected(database)
     assert _read(_config(database))[0].attributes == {"user_id": "u" * 21, "action": "a" * 50}
 
 
@@ -215,6 +229,50 @@ def test_without_create_table_the_statement_to_run_is_told_and_works(database: L
     sink.write(make_batch(["x"]))
     sink.close()
     assert database.count() == 1
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_details_are_what_the_backend_would_write_and_the_marker_is_hidden(database: LogsDatabase, load: bool) -> None:
+    cases: list[dict[str, Any]] = [
+        {"id": "f-1", "service": "api", "timestamp": "t", "user_id": 7, "details": {"fail_id": 1}},
+        {"details": {"id": 1}, "id": 2},
+        {"action": "login"},
+    ]
+    bare = Resource("docker", {"service.name": "api"})
+    sink = _opened(_config(database, load_data=load))
+    sink.write(make_batch(["x"] * 3, attributes=cases, resource=bare, step_ns=1_000_000))
+    sink.close()
+    assert database.rows("details, shipper") == [
+        ('{"fail_id":1,"id":"f-1","service":"api","timestamp":"t"}', "0,,user_id,+id,service,timestamp"),
+        ('{"details":{"id":1},"id":2}', None),
+        (None, None),
+    ]
+    assert [record.attributes for record in _read(_config(database), oldest_first=True)] == cases
+
+
+@pytest.mark.parametrize("load", [False, True])
+@pytest.mark.parametrize("create", [False, True])
+def test_table_without_the_marker_serves_on_where_it_cannot_be_added(
+    database: LogsDatabase, load: bool, create: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _opened(_config(database)).close()
+    database.execute("ALTER TABLE activity_logs DROP COLUMN shipper")
+    account = _account(database, "INSERT, SELECT ON activity_logs", "INSERT, SELECT ON activity_logs_resources")
+    config = _config(database, load_data=load, create_table=create, **account)
+    sink = _opened(config)
+    attributes = {"user_id": 7, "details": {"fail_id": 1}, "id": 2}
+    sink.write(make_batch(["x"], attributes=attributes, start_ns=START_NS + 5))
+    sink.open()
+    sink.write(make_batch(["x"], attributes=attributes, start_ns=START_NS + 5))
+    sink.close()
+    (record,) = _read(config)
+    database.execute(f"DROP USER '{account['user']}'@'%'")
+    assert caplog.text.count("has no column shipper") == 1
+    assert (record.time_ns, record.message, record.level) == (START_NS, "x", "info")
+    assert record.attributes == {**attributes, "user_id": "7"}
+    (statement,) = (message for message in caplog.messages if "has no column shipper" in message)
+    database.execute(statement.partition("run ")[2])
+    assert _selected(database) == NAMES
 
 
 # Values

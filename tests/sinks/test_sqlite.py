@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import stat
 from contextlib import closing
@@ -13,7 +14,7 @@ import pytest
 from shipper.condition import compile_condition
 from shipper.errors import ParkedError, PermanentError, RetryableError
 from shipper.query import Query
-from shipper.record import Batch, Record
+from shipper.record import Batch, Record, Resource
 from shipper.sink import Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.sink_contract import SinkContract
@@ -71,13 +72,14 @@ def test_columns_are_those_of_the_mysql_table_and_hold_what_they_are_named_after
         row = dict(db.execute("SELECT * FROM activity_logs").fetchone())
     assert list(row) == [
         "id", "level", "message", "details", "user_id", "action", "ip_address", "user_agent", "created_at",
-        "service", "container", "stream", "host", "source",
+        "service", "container", "stream", "host", "source", "shipper",
     ]  # fmt: skip
     assert row["level"] == "warn"
     assert row["user_id"] == "42"
     assert row["created_at"] == "2026-01-02 03:04:05.000000"
     assert (row["service"], row["container"], row["stream"]) == ("api", "api-1", "stdout")
-    assert row["details"].startswith('{"extra":[1]')
+    assert row["details"] == '{"extra":[1]}'
+    assert row["shipper"].endswith(",user_id")
 
 
 def test_returning_means_durable(tmp_path: Path) -> None:
@@ -98,13 +100,104 @@ def test_object_details_stand_at_the_top_of_details_and_come_back_as_they_were(t
         {"details": {"details": {"details": 1}}, "x": 1},
         {"details": "text"},
         {"details": None, "user_id": None},
-        {"_shipper": "mine", "details": {"_shipper": 1}, "user_id": 5},
+        {"shipper": "mine", "details": {"shipper": "*"}, "user_id": 5},
+        {"shipper": "7,", "attributes": {"a": 1}},
+        {"details": {"a": 1}, "a,b": 2},
+        {"details": {"a": 1}, "": 2},
+        {"details": {"a": 1}, "+": 2, ",": 3},
+        {"details": {"a": 1}, "n" * 300: 2},
+        {"details": {"user_id": 1, "id": 3}, "user_id": ["x"], "timestamp": None},
+        {"details": {"user_id": 1, "id": 3}, "user_id": 2, "timestamp": "t", "service": None},
+        {"details": ["x"], "id": 1},
+        {"details": {"details": 1}, "details ": 1},
         {"user_id": True, "action": 1.5, "ip_address": ["x"]},
         {},
     ]
     _written(config, make_batch([str(i) for i in range(len(cases))], attributes=cases)).close()
     assert [record.attributes for record in _read(config, oldest_first=True)] == cases
     assert _rows(config, "SELECT json_extract(details, '$.fail_id') FROM activity_logs LIMIT 2") == [(1,), (1,)]
+
+
+WINSTON = {
+    "id": "f-1", "service": "api", "timestamp": "2026-01-02T03:04:05.000Z", "user_id": 7,
+    "details": {"fail_id": 1, "tags": ["a", "b"]},
+}  # fmt: skip
+
+
+def test_details_are_what_a_human_expects_and_the_marker_stands_in_its_own_column(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    cases: list[dict[str, Any]] = [
+        WINSTON,
+        {"details": {"fail_id": 1}},
+        {"details": {"id": 1}, "id": 2},
+        {"id": 1},
+        {"action": "login"},
+        {},
+    ]
+    bare = Resource("docker", {"service.name": "api"})
+    _written(config, make_batch(["x"] * 6, attributes=cases, resource=bare, step_ns=1_000_000)).close()
+    assert _rows(config, "SELECT details, shipper FROM activity_logs ORDER BY created_at") == [
+        (
+            '{"fail_id":1,"tags":["a","b"],"id":"f-1","service":"api","timestamp":"2026-01-02T03:04:05.000Z"}',
+            "0,,user_id,+id,service,timestamp",
+        ),
+        ('{"fail_id":1}', "0,,+"),
+        ('{"details":{"id":1},"id":2}', None),
+        ('{"id":1}', None),
+        (None, None),
+        (None, None),
+    ]
+    assert [record.attributes for record in _read(config, oldest_first=True)] == cases
+
+
+def test_marker_that_is_too_long_for_its_column_stands_in_details(tmp_path: Path) -> None:
+    names = {f"c{index:02d}_{'x' * 30}": f"a{index}" for index in range(12)}
+    config = _config(tmp_path, columns=names)
+    cases: list[dict[str, Any]] = [
+        {f"a{index}": index for index in range(12)},
+        {"a0": 1, "details": {"fail_id": 1}, "other": 2},
+        {**{f"a{index}": index for index in range(12)}, "details": {"fail_id": 1}},
+    ]
+    batch = make_batch(["x"] * 3, attributes=cases)
+    _written(config, batch).close()
+    markers = [row[0] for row in _rows(config, "SELECT shipper FROM activity_logs ORDER BY created_at")]
+    assert markers[0] == markers[2] == "*"
+    assert len(markers[1]) < 255
+    found = _read(config, oldest_first=True)
+    assert [record.attributes for record in found] == cases
+    assert [record.time_ns for record in found] == batch.times
+    assert found[0].resource.attributes == batch.resources[0].attributes
+
+
+def test_table_without_the_marker_is_read_and_gets_it_when_it_is_written_to(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _written(config, make_batch(["old"])).close()
+    with closing(sqlite3.connect(config.path)) as db:
+        db.execute("ALTER TABLE activity_logs DROP COLUMN shipper")
+    (old,) = _read(config)
+    assert old.message == "old"
+    batch = make_batch(["new"], start_ns=START_NS + 10**9 + 1, attributes=WINSTON)
+    _written(config, batch).close()
+    assert _read(config, limit=1)[0].time_ns == START_NS + 10**9 + 1
+    assert _read(config, limit=1)[0].attributes == WINSTON
+
+
+def test_random_shapes_of_attributes_come_back_as_they_were(tmp_path: Path) -> None:
+    """Batches of one shape and of many, whose values sometimes do not fit their column."""
+    config = _config(tmp_path)
+    rng = random.Random(7)
+    values: list[Any] = ["x", 5, None, True, 1.5, ["y"], {"k": 1}, {}]
+    names = ["user_id", "action", "details", "details", "id", "k", "a,b"]
+    sink = _written(config)
+    wanted: list[dict[str, Any]] = []
+    for step in range(60):
+        keys = [rng.sample(names, rng.randint(0, 6)) for _ in range(rng.choice([1, 1, 3]))]
+        pool = values if step % 2 else ["x", {"k": 1}]
+        cases = [{key: rng.choice(pool) for key in rng.choice(keys)} for _ in range(20)]
+        sink.write(make_batch(["x"] * 20, attributes=cases, start_ns=START_NS + step * 10**10))
+        wanted += cases
+    sink.close()
+    assert [record.attributes for record in _read(config, oldest_first=True)] == wanted
 
 
 def test_too_deep_attributes_become_marked_text(tmp_path: Path) -> None:

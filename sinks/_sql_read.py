@@ -1,0 +1,204 @@
+"""How rows of the table come back as records, and how a question becomes SQL: shared by the sinks sqlite and mysql."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shipper.record import SEVERITIES, Record, Resource
+from sinks._sql import EPOCH, MARKER, RESOURCE_COLUMNS, WRAPPED, created_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from shipper.condition import Term
+    from shipper.query import Query
+
+_LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
+_decode = msgspec.json.decode
+
+
+class RowReader:
+    """Turns rows back into records. ``resources`` maps resource keys to the JSON text of `Tail`."""
+
+    def __init__(self, columns: dict[str, str], resources: dict[str, str]) -> None:
+        self._columns = columns
+        self._json = resources
+        self._resources: dict[tuple[Any, ...], Resource] = {}
+
+    def record(self, row: Sequence[Any]) -> Record:
+        """Make the record of a row: the columns of `Mapping.names`, ``created_at`` as text, the marker or NULL last."""
+        record_id, level, message, details = row[:4]
+        mapped = row[4 : 4 + len(self._columns)]
+        created, *tail, marker = row[4 + len(self._columns) :]
+        attributes = _parsed(details)
+        if marker == WRAPPED:
+            marker = attributes.get(MARKER)
+            inner = attributes.get("attributes")
+            attributes = inner if isinstance(inner, dict) else attributes
+        nanos, key, marks, beside = _told(marker)
+        if beside is not None:
+            outside = {name: attributes.pop(name) for name in beside if name in attributes}
+            attributes = {"details": attributes, **outside}
+        for (column, attribute), value in zip(self._columns.items(), mapped, strict=True):
+            if value is not None:
+                attributes[attribute] = int(value) if column in marks else value
+        level = (level or "info").strip().lower()
+        severity = SEVERITIES.get(_LEVEL_ALIASES.get(level, level), SEVERITIES["info"])
+        for each in marks:
+            if each.startswith("#"):
+                severity = int(each[1:])
+        return Record(
+            id=str(record_id),
+            time_ns=parse_created(created) + nanos,
+            severity=severity,
+            message=message or "",
+            attributes=attributes,
+            raw=message or "",
+            resource=self._resource(key, tail),
+            offset=0,
+        )
+
+    def missing(self, rows: Iterable[Sequence[Any]]) -> set[str]:
+        """Give the resource keys in these rows that are not known yet."""
+        found = set()
+        for row in rows:
+            marker = row[-1]
+            if marker == WRAPPED:
+                marker = _parsed(row[3]).get(MARKER)
+            if marker:
+                found.add(_told(marker)[1])
+        found.discard("")
+        return found - self._json.keys()
+
+    def _resource(self, key: str, tail: Sequence[str | None]) -> Resource:
+        found = self._resources.get((key, *tail))
+        if found is None:
+            if key and key in self._json:
+                whole = _decode(self._json[key])
+                found = Resource(whole["source"], whole["attributes"])
+            else:
+                pairs = zip(RESOURCE_COLUMNS, tail[:4], strict=True)
+                found = Resource(tail[4] or "", {name: value for name, value in pairs if value is not None})
+            self._resources[(key, *tail)] = found
+        return found
+
+
+def _told(marker: Any) -> tuple[int, str, list[str], list[str] | None]:
+    """Give nanoseconds, resource key, marks, and the names beside the members of ``details``, of a marker.
+
+    The application may have put anything there: what is no marker says nothing.
+    """
+    if not isinstance(marker, str) or "," not in marker:
+        return 0, "", [], None
+    start, plus, names = marker.partition(",+")
+    nanos, key, *marks = start.split(",")
+    beside = (names.split(",") if names else []) if plus else None
+    return int(nanos) if nanos.isdecimal() else 0, key, marks, beside
+
+
+def _parsed(details: str | None) -> dict[str, Any]:
+    """Read a details column. Another writer may have put anything there: what is no object stays as ``details``."""
+    if not details:
+        return {}
+    try:
+        value = _decode(details)
+    except (msgspec.DecodeError, UnicodeError):
+        return {"details": details}
+    return value if isinstance(value, dict) else {"details": value}
+
+
+def parse_created(text: str) -> int:
+    """Give nanoseconds since 1970 UTC of ``YYYY-MM-DD HH:MM:SS[.ffffff]``."""
+    moment = datetime.fromisoformat(text).replace(tzinfo=UTC) - EPOCH
+    return (moment.days * 86_400 + moment.seconds) * 1_000_000_000 + moment.microseconds * 1000
+
+
+class Page(msgspec.Struct, frozen=True):
+    """The WHERE part and its values of a question, placeholders as ``?``."""
+
+    where: str
+    values: tuple[Any, ...]
+
+
+def page(query: Query, *, after: tuple[str, str] | None, contains: str) -> Page:
+    """Compile the next page of a question, by key: ``after`` is (created_at, id) of the last row before it.
+
+    ``contains`` is the backend's test for a case-sensitive part of the message. Both ends of the time are bounds of
+    the key, never a row constructor, which neither server can use an index for. The bounds are those of the
+    microsecond; the exact nanosecond is judged in `answer`.
+    """
+    parts: list[str] = []
+    values: list[Any] = []
+    since = None if query.since is None else created_text(query.since)
+    until = None if query.until is None else created_text(query.until)
+    if after is not None:
+        if query.oldest_first:
+            parts.append("created_at >= ? AND (created_at > ? OR id > ?)")
+            since = None
+        else:
+            parts.append("created_at <= ? AND (created_at < ? OR id < ?)")
+            until = None
+        values += [after[0], after[0], after[1]]
+    if since is not None:
+        parts.append("created_at >= ?")
+        values.append(since)
+    if until is not None:
+        parts.append("created_at <= ?")
+        values.append(until)
+    for term in query.condition.conjuncts() if query.condition is not None else ():
+        text, more = _pushed(term, contains)
+        if text:
+            parts.append(text)
+            values += more
+    return Page(" AND ".join(parts) or "1 = 1", tuple(values))
+
+
+def _pushed(term: Term, contains: str) -> tuple[str, list[Any]]:
+    """Translate a term that the table can search for; an empty text leaves it to the caller's own filter."""
+    values = list(term.values)
+    if term.field == "level" and term.op in {"=", "in"} and "info" not in values:  # unknown levels count as info
+        values += [alias for alias, level in _LEVEL_ALIASES.items() if level in values]
+        values += [value.upper() for value in values] + [value.capitalize() for value in values]
+        return f"level IN ({', '.join('?' * len(values))})", values
+    if term.field in {"service", "container", "stream", "host", "source"} and term.op in {"=", "in"}:
+        if not all(0 < len(value) < 255 for value in values):
+            return "", []
+        return f"{term.field} IN ({', '.join('?' * len(values))})", values
+    if term.field == "id" and term.op in {"=", "in"}:
+        return f"id IN ({', '.join('?' * len(values))})", values
+    if term.field == "message" and term.op == "contains" and "\ufffd" not in values[0]:
+        return contains, values
+    return "", []
+
+
+def answer(query: Query, records: Iterable[Record]) -> Iterator[Record]:
+    """Filter rows that come in order of (created_at, id) exactly, put those of one microsecond in order, and stop.
+
+    The rows' order within a microsecond is that of their ids, not of their nanoseconds.
+    """
+    left = query.limit
+    for _, group in groupby(records, key=_microsecond):
+        for record in sorted(group, key=_by_time, reverse=not query.oldest_first):
+            if left is not None and left <= 0:
+                return
+            if query.since is not None and record.time_ns < query.since:
+                continue
+            if query.until is not None and record.time_ns >= query.until:
+                continue
+            if query.condition is not None and not query.condition.matches(record):
+                continue
+            if left is not None:
+                left -= 1
+            yield record
+
+
+def _microsecond(record: Record) -> int:
+    return record.time_ns // 1000
+
+
+def _by_time(record: Record) -> tuple[int, str]:
+    return record.time_ns, record.id
