@@ -15,6 +15,7 @@ the records, is taken to be at fault: nothing is dead-lettered and the sink is p
 from __future__ import annotations
 
 import random
+import sqlite3
 import threading
 from typing import TYPE_CHECKING
 
@@ -236,10 +237,22 @@ class Delivery:
                 self._failed(RetryableError(_bug(error), code=type(error).__name__))
             else:
                 self._open = True
-                # So that a crash before the first ack does not leave a sink without its own place.
-                self._ledger.done(self.name, (), position=self.sink.position())
+                self._note_position()
                 if self.failing_since is None:
                     self._health.report(self._component, "ok")
+
+    def _note_position(self) -> None:
+        """Note where the sink stands. Its very first position is saved before anything is written behind it: a kill
+        before the next save would leave a sink that tells doubles by its position without one.
+        """
+        position = self.sink.position()
+        first = position is not None and self._ledger.sink_state(self.name).position is None
+        self._ledger.done(self.name, (), position=position)
+        if first:
+            try:
+                self._ledger.save()
+            except sqlite3.Error as error:
+                log.warning("the sink's first position is not saved yet", sink=self.name, error=str(error))
 
     def _reopen(self) -> None:
         self._open = False

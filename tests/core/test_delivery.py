@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -140,6 +142,26 @@ def refuse(*poison: str, error: type[Exception] = PermanentError) -> Callable[[B
             raise error("value too long")
 
     return fault
+
+
+def test_a_sinks_first_position_is_durable_before_anything_is_written_behind_it(tmp_path: Path) -> None:
+    """A kill before the keeper's next save must not leave a file sink without a place to go back to."""
+    sink = ListSink()
+    sink.position = lambda: f"1:{len(sink.taken)}"  # type: ignore[method-assign]
+    saved: list[str | None] = []
+    sink.fault = lambda _batch, _call: saved.append(_saved_position(tmp_path))
+    rig = Rig(tmp_path, sink)
+    rig.put("a")
+    rig.run()
+    assert saved == ["1:0"]
+    rig.ledger.close()
+    assert _saved_position(tmp_path) == "1:1"
+
+
+def _saved_position(directory: Path) -> str | None:
+    with closing(sqlite3.connect(directory / "state.db")) as database:
+        row = database.execute("SELECT position FROM sinks WHERE sink = 's'").fetchone()
+    return None if row is None else row[0]
 
 
 def test_delivered_batch_is_acked_and_accounted_for(tmp_path: Path) -> None:
