@@ -194,6 +194,11 @@ class DockerLines:
             f"[1{',1'.join([text[20:29] if len(text) == 30 else text[20:-1].ljust(9, '0') for text in texts])}]"
         )
         seconds = self._seconds
+        first = min(texts)[:19]
+        if max(texts)[:19] == first:
+            # So every text between them begins the same: one second for all.
+            base = seconds[first]
+            return [base + fraction for fraction in fractions]
         return list(map(add, [seconds[text[:19]] for text in texts], fractions))
 
     def _broken(self, tail: Tail, raw: bytes, offset: int, *, end: int, joiner: Joiner) -> None:
