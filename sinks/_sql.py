@@ -30,9 +30,9 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import urlsafe_b64encode
-from collections import Counter
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, repeat
 from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +66,6 @@ _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
 _NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _details = itemgetter("details")
-_FITTING = frozenset({str, int, type(None)})
 
 
 def check_columns(columns: dict[str, str]) -> None:
@@ -104,7 +103,7 @@ class Rows(msgspec.Struct):
     """Records as columns of the table.
 
     ``details`` are JSON texts or ``None``, ``markers`` the texts of the column ``shipper``, ``None`` for a table
-    without it. ``order`` gives for each row its index in the batch.
+    without it.
     """
 
     ids: list[str]
@@ -115,7 +114,6 @@ class Rows(msgspec.Struct):
     created: list[str]
     tails: list[Tail]
     markers: Sequence[str | None] | None
-    order: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -187,36 +185,34 @@ class Mapping:
         """The same columns in the order in which values are sent: what a resource adds to its rows comes last."""
         return (*FIRST, *self.columns, "created_at", *((MARKER,) if self.marker else ()), *LAST[1:])
 
-    def arranged(self, batch: Batch) -> tuple[Batch, Sequence[int]]:
-        """Give the batch sorted by (created_at, id), each key once, and each record's index in the batch given.
+    @staticmethod
+    def order(batch: Batch) -> Sequence[int]:
+        """Give the indexes of the batch's records in the order of (created_at, id), each key once.
 
-        The order makes deadlocks between writers impossible. Raises ValueError for a time that no column holds.
+        Raises ValueError for a time that no column holds.
         """
         times = batch.times
         if not times:
-            return batch, range(0)
+            return range(0)
         for time in (min(times), max(times)):
             _second(time // 1_000_000_000)
         micros = [time // 1000 for time in times]
         if all(map(lt, micros, islice(micros, 1, None))):
-            return batch, range(len(times))
-        ids = batch.ids
-        keys = list(zip(micros, ids, strict=True))
-        order: list[int] = sorted(range(len(keys)), key=keys.__getitem__)
-        if len(set(ids)) < len(ids):
+            return range(len(times))
+        order = sorted(range(len(micros)), key=micros.__getitem__)
+        ranked = [micros[index] for index in order]
+        if not all(map(lt, ranked, islice(ranked, 1, None))):  # only then do ids matter
+            keys = list(zip(micros, batch.ids, strict=True))
+            order.sort(key=keys.__getitem__)
             order = [i for place, i in enumerate(order) if not place or keys[order[place - 1]] != keys[i]]
-        if order == list(range(len(keys))):
-            return batch, range(len(keys))
-        return batch.select(order), order
+        return order
 
-    def rows(self, batch: Batch, order: Sequence[int] | None = None) -> Rows:
-        """Encode a batch. Without ``order``, which says that `arranged` made it, it is arranged first."""
-        if order is None:
-            batch, order = self.arranged(batch)
+    def rows(self, batch: Batch) -> Rows:
+        """Encode a batch, in its own order. Raises ValueError for a time that no column holds."""
         count = len(batch)
-        tails = self._batch_tails(batch.resources)
+        tails = self.tails(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
-        if batch.attributes is not None:
+        if batch.attributes:
             left, mapped, marks = self._attributes(batch.attributes)
         else:
             left, mapped, marks = None, [[None] * count for _ in self.columns], ""
@@ -241,10 +237,10 @@ class Mapping:
             created=self._created(batch.times),
             tails=tails,
             markers=markers,
-            order=order,
         )
 
-    def _batch_tails(self, resources: list[Resource]) -> list[Tail]:
+    def tails(self, resources: list[Resource]) -> list[Tail]:
+        """Give what each record's resource adds to its row."""
         known = self._tails
         try:
             return [known[resource] for resource in resources]
@@ -296,21 +292,29 @@ class Mapping:
         """Give ``nanoseconds,key`` and the marks of each row, ``None`` where there is nothing to say."""
         if not times:
             return []
-        first = tails[0]
-        if isinstance(marks, str) and tails.count(first) == len(tails):
-            beginnings = self._beginnings.get((first.key, marks))
-            if beginnings is None:
-                if len(self._beginnings) > 100:
-                    self._beginnings.clear()
-                beginnings = [f"{nanos},{first.key}{marks}" for nanos in range(1000)]
-                beginnings[0] = None if beginnings[0] == "0," else beginnings[0]
-                self._beginnings[first.key, marks] = beginnings
-            return [beginnings[time % 1000] for time in times]
+        key = tails[0].key
+        if tails.count(tails[0]) == len(tails):
+            if isinstance(marks, str):
+                texts = self._beginning(key, marks)
+                return [texts[time % 1000] for time in times]
+            different = set(marks)
+            if len(different) < 20:
+                by_mark = {mark: self._beginning(key, mark) for mark in different}
+                return [by_mark[mark][time % 1000] for time, mark in zip(times, marks, strict=True)]
         each = [marks] * len(times) if isinstance(marks, str) else marks
-        texts: list[str | None] = [
-            f"{time % 1000},{tail.key}{mark}" for time, tail, mark in zip(times, tails, each, strict=True)
-        ]
-        return [None if text == "0," else text for text in texts] if "0," in texts else texts
+        told = [f"{time % 1000},{tail.key}{mark}" for time, tail, mark in zip(times, tails, each, strict=True)]
+        return [None if text == "0," else text for text in told]
+
+    def _beginning(self, key: str, mark: str) -> list[str | None]:
+        """Give the markers of every number of nanoseconds: making a text per row costs more than finding it."""
+        texts = self._beginnings.get((key, mark))
+        if texts is None:
+            if len(self._beginnings) > 100:
+                self._beginnings.clear()
+            texts = [f"{nanos},{key}{mark}" for nanos in range(1000)]
+            texts[0] = None if texts[0] == "0," else texts[0]
+            self._beginnings[key, mark] = texts
+        return texts
 
     def _wrapped(self, left: Sequence[Any], markers: Sequence[str | None]) -> tuple[list[Any], list[str | None]]:
         """Move markers that are too long for their column into ``details``."""
@@ -322,6 +326,8 @@ class Mapping:
         return wrapped, [WRAPPED if wrap else marker for marker, wrap in zip(markers, long, strict=True)]
 
     def _shape(self, names: tuple[str, ...]) -> _Shape:
+        if (known := self._shapes.get(names)) is not None:
+            return known
         if len(self._shapes) > 1000:
             self._shapes.clear()
         own = set(self.columns.values())
@@ -342,48 +348,70 @@ class Mapping:
     def _attributes(
         self, attributes: list[dict[str, Any]]
     ) -> tuple[Sequence[dict[str, Any] | None] | None, list[Sequence[str | None]], str | list[str]]:
-        """Give what is left for ``details``, the mapped columns, and the marks (one text if all rows have the same)."""
+        """Give what is left for ``details``, the mapped columns, and the marks (one text if all rows have the same).
+
+        Rows with the same names are done at once, column by column, which is what makes a row cheap.
+        """
+        count = len(attributes)
         names = list(map(tuple, attributes))
-        counts = Counter(names)
-        known = self._shapes
-        shapes = {each: known[each] if each in known else self._shape(each) for each in counts}
+        if names.count(names[0]) == count:
+            rest, columns, told = self._group(self._shape(names[0]), attributes)
+            return rest, [[None] * count if values is None else values for values in columns], told
+        places: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for index, name in enumerate(names):
+            places[name].append(index)
+        left: list[dict[str, Any] | None] = [None] * count
+        mapped: list[list[str | None]] = [[None] * count for _ in self.columns]
+        marks = [""] * count
+        for name, indexes in places.items():
+            rest, columns, told = self._group(self._shape(name), [attributes[index] for index in indexes])
+            for column, values in zip(mapped, columns, strict=True):
+                if values is not None:
+                    for index, value in zip(indexes, values, strict=True):
+                        column[index] = value
+            if rest is not None:
+                for index, one in zip(indexes, rest, strict=True):
+                    left[index] = one
+            if told:
+                for index, mark in zip(indexes, repeat(told) if isinstance(told, str) else told):  # noqa: B905
+                    marks[index] = mark
+        return (None if left.count(None) == count else left), [*mapped], marks
+
+    def _group(
+        self, shape: _Shape, attributes: list[dict[str, Any]]
+    ) -> tuple[Sequence[dict[str, Any] | None] | None, list[Sequence[str | None] | None], str | list[str]]:
+        """Do the work of `_attributes` for rows of the same names; ``None`` for columns that none of them has."""
         kept: dict[int, list[str]] = {}  # attributes whose value does not fit their column, by row
-        mapped: list[Sequence[str | None]] = []
+        mapped: list[Sequence[str | None] | None] = []
         integers: list[tuple[str, list[bool] | None]] = []
         for column, attribute in self.columns.items():
-            present = sum(count for each, count in counts.items() if attribute in shapes[each].columns)
-            if not present:
-                mapped.append([None] * len(attributes))
-                continue
-            mapped.append(self._column(column, attributes, present, kept, integers))
-        left, marks = self._left(attributes, names, shapes, kept)
-        for column, which in reversed(integers):
-            if which is None and isinstance(marks, str):
+            if attribute in shape.columns:
+                mapped.append(self._column(column, attributes, kept, integers))
+            else:
+                mapped.append(None)
+        left, marks = self._left(shape, attributes, kept)
+        for column, flags in reversed(integers):
+            if flags is None and isinstance(marks, str):
                 marks = f",{column}{marks}"
             else:
-                flags = which if which is not None else [True] * len(attributes)
-                each_mark = [marks] * len(attributes) if isinstance(marks, str) else marks
-                marks = [f",{column}{mark}" if flag else mark for mark, flag in zip(each_mark, flags, strict=True)]
+                each = [marks] * len(attributes) if isinstance(marks, str) else marks
+                told = repeat(True) if flags is None else flags
+                marks = [f",{column}{mark}" if flag else mark for mark, flag in zip(each, told)]  # noqa: B905
         return left, mapped, marks
 
     def _column(
         self,
         column: str,
         attributes: list[dict[str, Any]],
-        present: int,
         kept: dict[int, list[str]],
         integers: list[tuple[str, list[bool] | None]],
     ) -> Sequence[str | None]:
-        """Make a column; a value that does not fit is named in ``kept``, and NULL here. ``present`` rows have one.
+        """Make a column; a value that does not fit is named in ``kept``, and NULL here.
 
         A null of the application's must come back as one, so it does not fit either.
         """
         attribute = self.columns[column]
-        values: list[Any] = (
-            list(map(itemgetter(attribute), attributes))
-            if present == len(attributes)
-            else [each.get(attribute) for each in attributes]
-        )
+        values: list[Any] = list(map(itemgetter(attribute), attributes))
         width = self._widths.get(column)
         kinds = set(map(type, values))
         flags: list[bool] | None = None
@@ -392,14 +420,10 @@ class Mapping:
         elif int in kinds:
             flags = [type(value) is int for value in values]
             values = [str(value) if flag else value for value, flag in zip(values, flags, strict=True)]
-        null = values.count(None) > len(values) - present
-        long = width is not None and kinds <= _FITTING and max(map(len, filter(None, values)), default=0) > width
-        if null or long or not kinds <= _FITTING:
+        fitting = kinds <= {str, int}
+        if not fitting or (width is not None and max(map(len, values), default=0) > width):
             for index, value in enumerate(values):
-                if value is None:
-                    if null and attribute in attributes[index]:
-                        kept.setdefault(index, []).append(attribute)
-                elif type(value) is not str or (width is not None and len(value) > width):
+                if type(value) is not str or (width is not None and len(value) > width):
                     values[index] = None
                     kept.setdefault(index, []).append(attribute)
                     if int in kinds:
@@ -410,47 +434,50 @@ class Mapping:
         return values
 
     def _left(
-        self,
-        attributes: list[dict[str, Any]],
-        names: list[tuple[str, ...]],
-        shapes: dict[tuple[str, ...], _Shape],
-        kept: dict[int, list[str]],
+        self, shape: _Shape, attributes: list[dict[str, Any]], kept: dict[int, list[str]]
     ) -> tuple[Sequence[dict[str, Any] | None] | None, str | list[str]]:
         """Give what has no column, and the marks of ``details`` (one text if all rows have the same)."""
-        if not kept and not any(shape.left for shape in shapes.values()):
+        if kept:
+            return self._left_singly(shape, attributes, kept)
+        if not shape.left:
             return None, ""
-        if not kept and len(shapes) == 1:
-            (shape,) = shapes.values()
-            if shape.left == ("details",) and shape.mark is not None:
-                inner = list(map(_details, attributes))
-                if set(map(type, inner)) == {dict}:
-                    return inner, shape.mark
+        if shape.outside is not None and shape.mark is not None:
+            inner = list(map(_details, attributes))
+            kinds = set(map(type, inner))
+            if kinds == {dict} and not shape.outside:
+                return inner, shape.mark
+            if dict in kinds:
+                return self._left_singly(shape, attributes, kept)
+        if not shape.columns:
+            return attributes, ""
+        if len(shape.columns) > len(shape.left):
+            return [{name: each[name] for name in shape.left} for each in attributes], ""
+        rests = [each.copy() for each in attributes]
+        for name in shape.columns:
+            for rest in rests:
+                del rest[name]
+        return rests, ""
+
+    def _left_singly(
+        self, shape: _Shape, attributes: list[dict[str, Any]], kept: dict[int, list[str]]
+    ) -> tuple[Sequence[dict[str, Any] | None], list[str]]:
         left: list[dict[str, Any] | None] = []
         marks: list[str] = []
-        for index, (each, name) in enumerate(zip(attributes, names, strict=True)):
-            shape = shapes[name]
-            rest, outside, mark = shape.left, shape.outside, shape.mark
-            if kept and index in kept:
-                rest = (*rest, *kept[index])
+        for index, each in enumerate(attributes):
+            names, outside, mark = shape.left, shape.outside, shape.mark
+            if index in kept:
+                names = (*names, *kept[index])
                 if outside is not None:
                     outside = (*outside, *kept[index])
                     mark = self._beside(outside)
-            if not rest:
-                left.append(None)
-                marks.append("")
+            inner = each["details"] if outside is not None else None
+            if mark is not None and type(inner) is dict and inner.keys().isdisjoint(outside or ()):
+                left.append({**inner, **{name: each[name] for name in outside or ()}})
+                marks.append(mark)
                 continue
-            if outside is not None and mark is not None and type(inner_ := each["details"]) is dict:
-                if not outside:
-                    left.append(inner_)
-                    marks.append(mark)
-                    continue
-                if inner_.keys().isdisjoint(outside):
-                    left.append(inner_ | {one: each[one] for one in outside})
-                    marks.append(mark)
-                    continue
-            left.append({one: each[one] for one in rest})
+            left.append({name: each[name] for name in names} if names else None)
             marks.append("")
-        return left, marks[0] if len(set(marks)) == 1 else marks
+        return left, marks
 
     def _json(self, values: Sequence[dict[str, Any] | None]) -> Sequence[str | None]:
         try:

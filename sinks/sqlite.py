@@ -27,7 +27,7 @@ from shipper.units import parse_duration, parse_size
 from sinks import _sql, _sql_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from shipper.query import Query
     from shipper.record import Batch, Record
@@ -115,6 +115,7 @@ class SqliteSink(Sink):
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 500")  # 8 MiB: a larger log is slower, its pages are no longer at hand
         db.execute("PRAGMA journal_size_limit = 16777216")
         db.execute("PRAGMA cache_size = -8000")
         texts = ", ".join(
@@ -145,15 +146,16 @@ class SqliteSink(Sink):
         if db is None:
             raise RetryableError(f"sqlite {self._config.path}: not open")
         try:
+            order = self._mapping.order(batch)
             rows = self._mapping.rows(batch)
         except ValueError as error:  # a time no column holds
             raise PermanentError(f"sqlite: {error}") from error
         try:
             try:
-                self._insert(db, rows)
+                self._insert(db, rows, order)
             except UnicodeEncodeError:
                 db.rollback()
-                self._insert(db, rows.clean())
+                self._insert(db, rows.clean(), order)
             self._maintain(db)
         except (sqlite3.DataError, OverflowError) as error:
             self._rollback(db)
@@ -167,9 +169,8 @@ class SqliteSink(Sink):
         with suppress(sqlite3.Error):
             db.rollback()
 
-    def _insert(self, db: sqlite3.Connection, rows: _sql.Rows) -> None:
-        columns = rows.varying
-        by_tail: dict[_sql.Tail, list[int]] = {}
+    def _insert(self, db: sqlite3.Connection, rows: _sql.Rows, order: Sequence[int]) -> None:
+        table = list(zip(*rows.varying, strict=True))
         tails = set(rows.tails)
         db.execute("BEGIN IMMEDIATE")
         new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
@@ -179,11 +180,11 @@ class SqliteSink(Sink):
                 new.items(),
             )
         if len(tails) == 1:
-            db.executemany(self._statement(rows.tails[0].columns), zip(*columns, strict=True))
+            db.executemany(self._statement(rows.tails[0].columns), map(table.__getitem__, order))
         else:
-            for index, tail in enumerate(rows.tails):
-                by_tail.setdefault(tail, []).append(index)
-            table = list(zip(*columns, strict=True))
+            by_tail: dict[_sql.Tail, list[int]] = {tail: [] for tail in tails}
+            for index in order:
+                by_tail[rows.tails[index]].append(index)
             for tail, indexes in by_tail.items():
                 db.executemany(self._statement(tail.columns), map(table.__getitem__, indexes))
         db.commit()

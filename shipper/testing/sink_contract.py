@@ -276,7 +276,7 @@ class SinkContract(ABC):
         if self.example is None:
             pytest.skip("no example named")
         sections = yaml.safe_load(_find(self.example).read_text())["sinks"].values()
-        name = type(sink).__module__.rpartition(".")[2]
+        name = type(sink).__module__.removeprefix("sinks.").partition(".")[0]  # sinks.mysql.sink is mysql
         mine = [section for section in sections if section["type"] == name]
         assert mine
         for section in mine:

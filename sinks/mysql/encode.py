@@ -8,19 +8,44 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from shipper.record import Batch
 
-    from sinks._sql import Rows, Tail
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sinks._sql import Mapping, Rows, Tail
 
 FIELD, ROW, ESCAPE = "\x1e", "\x1d", "\x1c"
 NULL = ESCAPE + "N"
+#: Rows that are encoded at once: while the server works on them the next are made, and what they touch stays in
+#: the processor's cache.
+SLICE = 500
 #: The clauses of LOAD DATA for this format.
 FORMAT = "FIELDS TERMINATED BY X'1E' ESCAPED BY X'1C' LINES TERMINATED BY X'1D'"
 
 
+def pieces(mapping: Mapping, batch: Batch) -> Iterator[bytes]:
+    """Make the file of a LOAD DATA piece by piece, each only when it is asked for."""
+    ids = batch.ids
+    for start in range(0, len(batch), SLICE):
+        rows = slice(start, start + SLICE)
+        part = Batch(
+            times=batch.times[rows],
+            stamps=[],
+            hashes=[],
+            raws=batch.raws[rows],
+            resources=batch.resources[rows],
+            offsets=[],
+            severities=None if batch.severities is None else batch.severities[rows],
+            messages=None if batch.messages is None else batch.messages[rows],
+            attributes=None if batch.attributes is None else batch.attributes[rows],
+            _ids=ids[rows],
+        )
+        yield load_file(mapping.rows(part))
+
+
 def load_file(rows: Rows) -> bytes:
-    """Make the file of a LOAD DATA. Raises UnicodeEncodeError for lone surrogates."""
+    """Make the file of a LOAD DATA; lone surrogates become U+FFFD."""
     nulls = 0
     columns: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages]
     for values in rows.varying[3:]:
@@ -40,7 +65,10 @@ def load_file(rows: Rows) -> bytes:
     ):
         plain = [[NULL if value is None else _escaped(value) for value in values] for values in rows.varying]
         text = ROW.join(map(FIELD.join, zip(*plain, map(tails.__getitem__, rows.tails), strict=True))) + ROW
-    return text.encode()
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return load_file(rows.clean())
 
 
 def _escaped(text: str) -> str:
@@ -48,11 +76,14 @@ def _escaped(text: str) -> str:
 
 
 def values(rows: Rows) -> list[bytes]:
-    """Make each row's ``('...',NULL,...)``. Raises UnicodeEncodeError for lone surrogates."""
+    """Make each row's ``('...',NULL,...)``; lone surrogates become U+FFFD."""
     columns = [_quoted(column) for column in rows.varying]
     tails = {tail: ",".join(_quoted(tail.columns)) for tail in set(rows.tails)}
     columns.append([tails[tail] for tail in rows.tails])
-    return [f"({row})".encode() for row in map(",".join, zip(*columns, strict=True))]
+    try:
+        return [f"({row})".encode() for row in map(",".join, zip(*columns, strict=True))]
+    except UnicodeEncodeError:
+        return values(rows.clean())
 
 
 def _quoted(texts: Sequence[str | None]) -> list[str]:

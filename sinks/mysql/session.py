@@ -17,6 +17,8 @@ from shipper.units import parse_duration
 from sinks.mysql import faults
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sinks.mysql.config import MysqlConfig
 
 if TYPE_CHECKING:
@@ -49,12 +51,16 @@ class Session(_Connection):
 
     def __init__(self, **options: Any) -> None:
         self._token = b""
-        self._data: bytes | memoryview = b""
+        self._data: Iterable[bytes] = ()
         self._serial = 0
         super().__init__(**options)
 
-    def load(self, statement: str, data: bytes) -> LoadCount:
-        """Run a LOAD DATA statement, ``{file}`` standing for the file's name, with ``data`` as the file."""
+    def load(self, statement: str, data: Iterable[bytes]) -> LoadCount:
+        """Run a LOAD DATA statement, ``{file}`` standing for the file's name, with the pieces of ``data`` as the file.
+
+        A piece is asked for when the one before is on its way: the server works on it meanwhile. If making one
+        fails, the statement ends there and the error is raised: roll back.
+        """
         self._serial += 1
         token = f"shipper:{id(self):x}:{self._serial}"
         self._token, self._data = token.encode(), data
@@ -62,7 +68,7 @@ class Session(_Connection):
             stored = self.query(statement.replace("{file}", token))
             found = _INFO.search(_info(self._result))
         finally:
-            self._token, self._data = b"", b""
+            self._token, self._data = b"", ()
         if found is None:
             raise pymysql.err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "LOAD DATA gave no count of its rows")
         return LoadCount(int(found[1]), stored, int(found[3]), int(found[4]))
@@ -93,9 +99,10 @@ class Session(_Connection):
         if not self._token or name != self._token:
             shown = name[:200].decode("utf-8", "replace")
             raise pymysql.err.OperationalError(1017, f"the server asked for the file {shown!r}; refused")
-        data, self._token = memoryview(self._data), b""
-        for start in range(0, len(data), _PIECE):
-            self.write_packet(bytes(data[start : start + _PIECE]))
+        self._token = b""
+        for data in self._data:
+            for start in range(0, len(data), _PIECE):
+                self.write_packet(data[start : start + _PIECE])
 
 
 class _GuardedResult(MySQLResult):

@@ -6,6 +6,7 @@ import logging
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
 import pymysql
@@ -19,7 +20,7 @@ from sinks.mysql.schema import Maintenance, Server, add_marker_statement, add_pa
 from sinks.mysql.session import Session, connect, quoted, where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from shipper.record import Batch
 
@@ -47,6 +48,8 @@ class MysqlSink(Sink):
         self._mapping = _sql.Mapping(config.columns)
         self._maintenance = Maintenance(config)
         self._load = config.load_data
+        if config.load_data:
+            self.limits = Limits(records=10_000, bytes=4 << 20)
         self._plain = False
         self._known: set[str] = set()
         self._told_of_marker = False
@@ -102,32 +105,27 @@ class MysqlSink(Sink):
         if self._session is None:
             raise RetryableError(f"{self._where}: not connected")
         try:
-            rows = self._mapping.rows(batch)
+            order = self._mapping.order(batch)
         except ValueError as error:  # a time that no column holds
             raise PermanentError(f"mysql: {error}") from error
         try:
-            self._store(self._session, rows)
-        except UnicodeEncodeError:
-            self._rollback()
-            self._guarded(rows.clean())
+            # In the order of the key, so that writers of the same rows cannot deadlock.
+            self._store(self._session, batch if isinstance(order, range) else batch.select(order), order)
         except (pymysql.MySQLError, OSError, SinkError) as error:
             raise self._failed(error) from error
+        except BaseException:
+            self._release()  # and with it the rows that are stored already
+            raise
         if self._maintenance.due(self._now()):
             self._maintenance.run(self._now())
 
-    def _guarded(self, rows: _sql.Rows) -> None:
-        assert self._session is not None
-        try:
-            self._store(self._session, rows)
-        except (pymysql.MySQLError, OSError, SinkError) as error:
-            raise self._failed(error) from error
-
-    def _store(self, session: Session, rows: _sql.Rows) -> None:
-        new = {tail.key: tail.json for tail in set(rows.tails) if tail.key and tail.key not in self._known}
+    def _store(self, session: Session, batch: Batch, order: Sequence[int]) -> None:
+        tails = set(self._mapping.tails(batch.resources))
+        new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
         if new:
             self._store_resources(session, new)
-        if not (self._load and self._loaded(session, rows)):
-            self._insert(session, rows)
+        if not (self._load and self._loaded(session, batch)):
+            self._insert(session, self._mapping.rows(batch), order)
         self._known |= new.keys()
 
     def _store_resources(self, session: Session, new: dict[str, str]) -> None:
@@ -139,18 +137,17 @@ class MysqlSink(Sink):
                     cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
         session.commit()
 
-    def _loaded(self, session: Session, rows: _sql.Rows) -> bool:
+    def _loaded(self, session: Session, batch: Batch) -> bool:
         """Store by LOAD DATA; false when the rows must go by INSERT instead, and then nothing of them is stored.
 
         LOCAL turns every error but a broken statement into a warning, and the row into something else. So every
         row must be counted as stored or skipped, and every warning must be a duplicate's; else all is rolled back.
         """
-        data = encode.load_file(rows)
-        if len(data) > self._server.max_packet and max(map(len, rows.messages)) * 4 > self._server.max_packet // 4:
+        if not batch.raws or max(map(len, chain(batch.raws, batch.messages or ()))) > self._server.max_packet // 16:
             return False
         try:
-            records, stored, skipped, warnings = session.load(self._load_statement, data)
-            exact = records == len(rows) and warnings == skipped and stored == len(rows) - skipped
+            records, stored, skipped, warnings = session.load(self._load_statement, encode.pieces(self._mapping, batch))
+            exact = records == len(batch) and warnings == skipped and stored == len(batch) - skipped
             if exact and skipped:
                 with session.cursor() as cursor:
                     cursor.execute("SHOW WARNINGS")
@@ -170,7 +167,7 @@ class MysqlSink(Sink):
             session.rollback()
         return exact
 
-    def _insert(self, session: Session, rows: _sql.Rows) -> None:
+    def _insert(self, session: Session, rows: _sql.Rows, order: Sequence[int]) -> None:
         values = encode.values(rows)
         most = min(_STATEMENT, self._server.max_packet // 4)
         largest = self._server.max_packet - len(self._insert_start) - len(self._insert_end) - 1024
@@ -180,7 +177,7 @@ class MysqlSink(Sink):
             if len(value) <= largest:
                 good.append(index)
                 continue
-            failed[rows.order[index]] = PermanentError(
+            failed[order[index]] = PermanentError(
                 f"{self._where}: the record takes {len(value)} bytes and the server takes {largest} in one statement;"
                 " raise max_allowed_packet on the server",
                 code="1153",
@@ -198,7 +195,7 @@ class MysqlSink(Sink):
                 number = faults.code(error)
                 if number == faults.DUPLICATE and self._plain:
                     session.rollback()
-                    failed |= self._insert_singly(session, [(rows.order[index], values[index]) for index in good])
+                    failed |= self._insert_singly(session, [(order[index], values[index]) for index in good])
                     break
                 if self._lacks_update(error):
                     session.rollback()
@@ -209,7 +206,7 @@ class MysqlSink(Sink):
                 if len(good) == 1 or len(failed) >= _SINGLED:
                     raise
                 session.rollback()
-                failed[rows.order[good.pop(place + row)]] = faults.sorted_error(error, self._where)
+                failed[order[good.pop(place + row)]] = faults.sorted_error(error, self._where)
         if failed:
             raise PartialError(failed)
 
