@@ -76,6 +76,7 @@ class FileSource(TailSource):
     """Follows all files that its globs name."""
 
     config: ClassVar[type[SourceConfig]] = FileConfig
+    ids_by_place = True
 
     def __init__(self, config: FileConfig) -> None:
         super().__init__(config)

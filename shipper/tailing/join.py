@@ -204,11 +204,14 @@ class Joiner:
         """Give the offset of the tail's first row that is held back, if any."""
         return next((row.offset for row in self._rows if row.tail is tail), None)
 
-    def drop(self) -> None:
-        """Forget what is held: it is read again from another place."""
-        self._rows, self._held = [], 0
+    def drop(self, tail: Tail) -> None:
+        """Forget what is held of a tail: it is read again from another place."""
+        for stream in [stream for stream, join in self._joins.items() if join.row.tail is not tail]:
+            self._cut(stream)
         self._joins.clear()
-        self.cuts.clear()
+        self._rows = [row for row in self._rows if row.tail is not tail]
+        self._held = sum(len(row.raw) for row in self._rows)
+        self.cuts = [cut for cut in self.cuts if cut[0] is not tail]
 
     def _free(self) -> int:
         """Count the rows that may leave.

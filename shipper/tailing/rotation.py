@@ -57,6 +57,8 @@ class Rotation:
     """Keeps each log's queue of generations true to what is on disk."""
 
     _context: SourceContext
+    #: Whether ids are made of the file's identity and the place in it, so that no two files may share an identity.
+    ids_by_place = False
 
     def __init__(self) -> None:
         self.logs: dict[str, Log] = {}
@@ -89,6 +91,8 @@ class Rotation:
         for _ in range(3):
             if self._compare(log):
                 break
+        else:
+            log.troubled = True
         for _, fd in log.spare:
             os.close(fd)
         log.spare = []
@@ -204,7 +208,7 @@ class Rotation:
                     data.close()
                     return None
             held = {state.key for state in taken} | {t.state.key for t in log.tails if t.state is not None}
-            candidates = [state for state in log.states.values() if state.key not in held]
+            candidates = [s for s in log.states.values() if s.key not in held and not self._alike(s, sibling, data)]
             candidates.sort(key=lambda s: ((s.device, s.inode) != (data.device, data.inode), -s.offset))
             state = next((state for state in candidates if matches(state, data)), None)
             if state is not None:
@@ -235,6 +239,14 @@ class Rotation:
             data.close()
             raise
         return tail
+
+    def _alike(self, state: FileState, sibling: Sibling, data: Bytes) -> bool:
+        """Tell whether a file may be like the state's only in how it begins.
+
+        Nothing is safe of that one, so no marker tells; but its lines may have been sent, and ids of another file's
+        lines must not equal theirs. A live file is never a copy, so the inode decides.
+        """
+        return self.ids_by_place and sibling.live and state.offset == 0 and data.identity != (state.device, state.inode)
 
     def _resume(self, tail: Tail, state: FileState) -> None:
         """Take what the checkpoint knows of how a file was read before."""
@@ -280,13 +292,24 @@ class Rotation:
             if key in held:
                 log.missing.pop(key, None)
                 continue
+            newest = all(other.generation <= state.generation for other in log.states.values())
+            if self.ids_by_place and newest and state.done and not state.inode:
+                log.missing.pop(key, None)
+                continue
             looks = log.missing[key] = log.missing.get(key, 0) + 1
             if looks < 2:
                 continue
             if not state.done and state.size > state.offset:
                 positions.lost(state, state.offset, state.size, "file_vanished")
+            del log.missing[key]
+            if self.ids_by_place and newest:
+                # Kept without what a file could match: it remembers the generation. A new file may get the same inode
+                # and begin with the same line, and its ids must be others.
+                state.done, state.head, state.head_size, state.device, state.inode = True, 0, 0, 0, 0
+                positions.update(state)
+                continue
             positions.forget(key)
-            del log.states[key], log.missing[key]
+            del log.states[key]
 
     def _truncated(self, log: Log, tail: Tail) -> None:
         """The bytes under an open tail changed: finish its copy if there is one, then begin anew."""
@@ -303,7 +326,7 @@ class Rotation:
         copy = self._find_copy(log, state)
         if copy is not None:
             _log.info("file was truncated; its copy is finished first", file=tail.path, copy=copy.path)
-            log.joiner.drop()
+            log.joiner.drop(tail)
             log.queue.insert(place, copy)
             return
         log.joiner.flush()

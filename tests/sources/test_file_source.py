@@ -554,3 +554,88 @@ def test_rotated_file_without_a_live_one_is_still_followed(
     app.path.rename(f"{app.path}.1")
     again = read(tmp_path / include, positions=reading.positions.restarted())
     assert again.after(2) == ["two"]
+
+
+def test_new_file_with_the_inode_and_the_first_line_of_a_forgotten_one_gets_other_ids(
+    read: Callable[..., Reading], app: FileSubject
+) -> None:
+    """A deploy removes the log, the daemon restarts, and the file system hands the inode out again."""
+    app.path.write_text("start\none\n")
+    inode = app.path.stat().st_ino
+    first = read()
+    assert first.poll() == ["start", "one"]
+    aside = app.path.rename(app.path.with_name("elsewhere"))
+    first.after(70)
+    first.source.close()
+    second = read(positions=first.positions.restarted())
+    assert second.after(5) == []
+    second.source.close()
+    aside.write_text("start\ntwo\n")
+    aside.rename(app.path)
+    assert app.path.stat().st_ino == inode
+    third = read(positions=second.positions.restarted())
+    assert third.after(3) == ["start", "two"]
+    assert not set(first.ids) & set(third.ids)
+    assert third.positions.losses == []
+    aside = app.path.rename(app.path.with_name("elsewhere"))
+    third.after(70)
+    assert len(third.positions.states) == 1, "only the newest generation is remembered"
+
+
+def test_new_file_that_begins_like_one_of_which_nothing_was_safe_gets_other_ids(
+    read: Callable[..., Reading], app: FileSubject
+) -> None:
+    app.path.write_text("start\none\n")
+    first = read()
+    assert first.poll(ack=False) == ["start", "one"]
+    first.source.close()
+    app.path.rename(app.path.with_name("elsewhere"))
+    app.path.write_text("start\none\ntwo\n")
+    second = read(positions=first.positions.restarted())
+    assert second.after(5) == ["start", "one", "two"]
+    assert not set(first.ids) & set(second.ids)
+    assert [cause for *_, cause in second.positions.losses] == ["file_vanished"]
+
+
+def test_directory_that_changes_under_every_look_is_looked_at_again(
+    read: Callable[..., Reading], app: FileSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.write("one")
+    reading = read()
+    reading.poll()
+    app.write("two")
+    app.rotate()
+    app.write("three")
+    real, looks = os.stat, [0]
+
+    def vanishing(path: Any, **options: Any) -> os.stat_result:
+        if str(path) == str(app.path) and looks[0] < 3:
+            looks[0] += 1
+            raise FileNotFoundError(path)
+        return real(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shipper.tailing.rotation.os.stat", vanishing)
+        reading.clock.advance(1.1)
+        reading.poll()
+    assert looks == [3]
+    reading.after(3)
+    assert reading.lines == ["one", "two", "three"]
+
+
+def test_read_that_failed_is_tried_again_though_nothing_more_is_written(
+    read: Callable[..., Reading], app: FileSubject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.write("one")
+    reading = read()
+
+    def failing(fd: int, count: int, position: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shipper.tailing.bytes.os.pread", failing)
+        assert reading.after(2) == []
+        assert reading.source.counts()[1] == 1
+    assert reading.after(3) == ["one"]
+    assert reading.source.counts()[1] == 0
+    assert reading.positions.losses == []
