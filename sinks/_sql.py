@@ -187,8 +187,9 @@ class Mapping:
 
     @staticmethod
     def order(batch: Batch) -> Sequence[int]:
-        """Give the indexes of the batch's records in the order of (created_at, id), each key once.
+        """Give the indexes of the batch's records in the order of (time, id), each record once.
 
+        That is the order of the key but for records of one microsecond, and the same for every writer.
         Raises ValueError for a time that no column holds.
         """
         times = batch.times
@@ -196,13 +197,12 @@ class Mapping:
             return range(0)
         for time in (min(times), max(times)):
             _second(time // 1_000_000_000)
-        micros = [time // 1000 for time in times]
-        if all(map(lt, micros, islice(micros, 1, None))):
+        if all(map(lt, times, islice(times, 1, None))):
             return range(len(times))
-        order = sorted(range(len(micros)), key=micros.__getitem__)
-        ranked = [micros[index] for index in order]
+        order = sorted(range(len(times)), key=times.__getitem__)
+        ranked = list(map(times.__getitem__, order))
         if not all(map(lt, ranked, islice(ranked, 1, None))):  # only then do ids matter
-            keys = list(zip(micros, batch.ids, strict=True))
+            keys = list(zip(times, batch.ids, strict=True))
             order.sort(key=keys.__getitem__)
             order = [i for place, i in enumerate(order) if not place or keys[order[place - 1]] != keys[i]]
         return order
@@ -342,7 +342,7 @@ class Mapping:
         text = ",".join(outside)
         if len(text) > self._room - 2 or not self.marker:
             return None
-        plain = all(name and "," not in name and "\ufffd" not in name and cleaned(name) == name for name in outside)
+        plain = all(name and name.isprintable() and "," not in name and "\ufffd" not in name for name in outside)
         return f",+{text}" if plain else None
 
     def _attributes(

@@ -1,12 +1,13 @@
 """Rows as bytes: the VALUES of an INSERT, or the file of a LOAD DATA.
 
 The file uses control characters that log text hardly ever holds as its separators, so that nothing needs to be
-escaped: whether one occurs is counted once per batch, and only then is every value escaped.
+escaped: whether one occurs is looked for once per column, and only then are its values escaped.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, cast
 
 from shipper.record import Batch
 
@@ -24,51 +25,72 @@ SLICE = 500
 FORMAT = "FIELDS TERMINATED BY X'1E' ESCAPED BY X'1C' LINES TERMINATED BY X'1D'"
 
 
-def pieces(mapping: Mapping, batch: Batch) -> Iterator[bytes]:
+def pieces(mapping: Mapping, batch: Batch, order: Sequence[int]) -> Iterator[bytes]:
     """Make the file of a LOAD DATA piece by piece, each only when it is asked for."""
-    ids = batch.ids
-    for start in range(0, len(batch), SLICE):
-        rows = slice(start, start + SLICE)
-        part = Batch(
-            times=batch.times[rows],
-            stamps=[],
-            hashes=[],
-            raws=batch.raws[rows],
-            resources=batch.resources[rows],
-            offsets=[],
-            severities=None if batch.severities is None else batch.severities[rows],
-            messages=None if batch.messages is None else batch.messages[rows],
-            attributes=None if batch.attributes is None else batch.attributes[rows],
-            _ids=ids[rows],
-        )
-        yield load_file(mapping.rows(part))
+    for start in range(0, len(order), SLICE):
+        yield load_file(mapping.rows(picked(batch, order[start : start + SLICE])))
+
+
+def picked(batch: Batch, order: Sequence[int]) -> Batch:
+    """Give a batch of the records at ``order``, with what makes rows of them and no more."""
+    return Batch(
+        times=list(map(batch.times.__getitem__, order)),
+        stamps=[],
+        hashes=[],
+        raws=[] if batch.messages is not None else list(map(batch.raws.__getitem__, order)),
+        resources=list(map(batch.resources.__getitem__, order)),
+        offsets=[],
+        severities=None if batch.severities is None else list(map(batch.severities.__getitem__, order)),
+        messages=None if batch.messages is None else list(map(batch.messages.__getitem__, order)),
+        attributes=None if batch.attributes is None else list(map(batch.attributes.__getitem__, order)),
+        _ids=list(map(batch.ids.__getitem__, order)),
+    )
 
 
 def load_file(rows: Rows) -> bytes:
     """Make the file of a LOAD DATA; lone surrogates become U+FFFD."""
-    nulls = 0
-    columns: list[Sequence[str | None]] = [rows.ids, rows.levels, rows.messages]
-    for values in rows.varying[3:]:
-        absent = values.count(None)
-        nulls += absent
-        columns.append([NULL if value is None else value for value in values] if absent else values)
-    tails: dict[Tail, str] = {}
+    # Ids, levels, times and markers are of our own making, and JSON has no control characters.
+    columns = [
+        rows.ids,
+        rows.levels,
+        _safe(rows.messages),
+        _no_nulls(rows.details),
+        *map(_safe, rows.mapped),
+        rows.created,
+    ]
+    if rows.markers is not None:
+        columns.append(_no_nulls(rows.markers))
+    ends: dict[Tail, str] = {}
     for tail in set(rows.tails):
-        tails[tail] = FIELD.join(NULL if value is None else _escaped(value) for value in tail.columns)
-    text = ROW.join(map(FIELD.join, zip(*columns, map(tails.__getitem__, rows.tails), strict=True))) + ROW
-    own = {tail: text.count(ESCAPE) for tail, text in tails.items()}
-    escapes = nulls + sum(map(own.__getitem__, rows.tails))
-    if (
-        text.count(ROW) != len(rows)
-        or text.count(FIELD) != len(rows) * (len(columns) + 4)
-        or text.count(ESCAPE) != escapes
-    ):
-        plain = [[NULL if value is None else _escaped(value) for value in values] for values in rows.varying]
-        text = ROW.join(map(FIELD.join, zip(*plain, map(tails.__getitem__, rows.tails), strict=True))) + ROW
+        ends[tail] = FIELD.join([NULL if value is None else _escaped(value) for value in ("", *tail.columns)]) + ROW
+    if len(ends) == 1:
+        (end,) = ends.values()
+        text = end.join(map(FIELD.join, zip(*columns, strict=True))) + end
+    else:
+        text = "".join(
+            chain.from_iterable(
+                zip(map(FIELD.join, zip(*columns, strict=True)), map(ends.__getitem__, rows.tails), strict=True)
+            )
+        )
     try:
         return text.encode()
     except UnicodeEncodeError:
         return load_file(rows.clean())
+
+
+def _safe(values: Sequence[str | None]) -> Sequence[str]:
+    """Give values as fields: escaped where they need it, which is looked for in all of them at once."""
+    whole = "".join(filter(None, values))
+    if ESCAPE in whole or FIELD in whole or ROW in whole:
+        values = [None if value is None else _escaped(value) for value in values]
+    return _no_nulls(values)
+
+
+def _no_nulls(values: Sequence[str | None]) -> Sequence[str]:
+    absent = values.count(None)
+    if absent == len(values):
+        return [NULL] * absent
+    return [NULL if value is None else value for value in values] if absent else cast("Sequence[str]", values)
 
 
 def _escaped(text: str) -> str:

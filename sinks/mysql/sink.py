@@ -109,8 +109,7 @@ class MysqlSink(Sink):
         except ValueError as error:  # a time that no column holds
             raise PermanentError(f"mysql: {error}") from error
         try:
-            # In the order of the key, so that writers of the same rows cannot deadlock.
-            self._store(self._session, batch if isinstance(order, range) else batch.select(order), order)
+            self._store(self._session, batch, order)
         except (pymysql.MySQLError, OSError, SinkError) as error:
             raise self._failed(error) from error
         except BaseException:
@@ -124,8 +123,9 @@ class MysqlSink(Sink):
         new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
         if new:
             self._store_resources(session, new)
-        if not (self._load and self._loaded(session, batch)):
-            self._insert(session, self._mapping.rows(batch), order)
+        # In the order of the key, so that writers of the same rows cannot deadlock.
+        if not (self._load and self._loaded(session, batch, order)):
+            self._insert(session, self._mapping.rows(encode.picked(batch, order)), order)
         self._known |= new.keys()
 
     def _store_resources(self, session: Session, new: dict[str, str]) -> None:
@@ -137,7 +137,7 @@ class MysqlSink(Sink):
                     cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
         session.commit()
 
-    def _loaded(self, session: Session, batch: Batch) -> bool:
+    def _loaded(self, session: Session, batch: Batch, order: Sequence[int]) -> bool:
         """Store by LOAD DATA; false when the rows must go by INSERT instead, and then nothing of them is stored.
 
         LOCAL turns every error but a broken statement into a warning, and the row into something else. So every
@@ -146,8 +146,10 @@ class MysqlSink(Sink):
         if not batch.raws or max(map(len, chain(batch.raws, batch.messages or ()))) > self._server.max_packet // 16:
             return False
         try:
-            records, stored, skipped, warnings = session.load(self._load_statement, encode.pieces(self._mapping, batch))
-            exact = records == len(batch) and warnings == skipped and stored == len(batch) - skipped
+            records, stored, skipped, warnings = session.load(
+                self._load_statement, encode.pieces(self._mapping, batch, order)
+            )
+            exact = records == len(order) and warnings == skipped and stored == len(order) - skipped
             if exact and skipped:
                 with session.cursor() as cursor:
                     cursor.execute("SHOW WARNINGS")

@@ -298,7 +298,8 @@ def test_long_name_of_a_service_is_a_marked_prefix_and_comes_back_whole(
 def test_separators_of_every_format_are_only_text(database: LogsDatabase, load: bool) -> None:
     texts = ["\x1c", "\x1d", "\x1e", "\x1cN", "\\N", "\\", "'", '"', "a\tb\nc\r\0\x1a", "\x1e\x1d\x1c" * 3, "%s{}`;--"]
     resource = make_resource("\x1e\x1c'\\", log_iostream="\x1d")
-    batch = make_batch(texts, attributes=[{"user_id": text, "other": text} for text in texts], resource=resource)
+    attributes = [{"user_id": text, "other": text, text: {}, "details": {text: 1}} for text in texts]
+    batch = make_batch(texts, attributes=attributes, resource=resource)
     sink = _opened(_config(database, load_data=load))
     sink.write(batch)
     assert sink.uses_load_data is load
