@@ -39,6 +39,7 @@ _TYPES = {
 #: Each index costs inserts up to a quarter. Every part of the backend's filter finds one that is already in the
 #: order it asks for, except level alone, where the newest rows are walked; see docs/sinks/mysql.md.
 _INDEXES = {"user_id": ("user_id", "created_at"), "action": ("action", "created_at"), "level": ("level", "created_at")}
+_ADD_LAST = "ADD PARTITION (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
 _TEXT = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext"}
 _log = logging.getLogger(__name__)
 
@@ -253,13 +254,39 @@ def _bounds(config: MysqlConfig, session: Session) -> list[tuple[str, str]]:
 
 def _check_partitioned(config: MysqlConfig, session: Session) -> None:
     bounds = _bounds(config, session)
-    if not bounds or bounds[-1] != ("pmax", "MAXVALUE"):
-        raise ParkedError(
-            f"{where(config)}: partition: day, but the table {config.table} has no partition pmax; set partition: none"
-            f" or run ALTER TABLE {quoted(config.table)} PARTITION BY RANGE COLUMNS(created_at)"
-            " (PARTITION pmax VALUES LESS THAN (MAXVALUE))",
-            code="SCHEMA",
-        )
+    if bounds and bounds[-1] == ("pmax", "MAXVALUE"):
+        return
+    if not bounds:
+        change = "PARTITION BY RANGE COLUMNS(created_at) (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
+    elif bounds[-1][1] == "MAXVALUE":
+        change = f"REORGANIZE PARTITION {quoted(bounds[-1][0])} INTO (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
+    else:
+        change = _ADD_LAST
+    raise ParkedError(
+        f"{where(config)}: partition: day, but the table {config.table} has no partition pmax; set partition: none"
+        f" or run ALTER TABLE {quoted(config.table)} {change}",
+        code="SCHEMA",
+    )
+
+
+def add_last_partition(config: MysqlConfig) -> None:
+    """Make the partition that takes every later time. Raises ParkedError with the statement where that is not ours.
+
+    With ``partition: none`` the days are somebody else's, whose next ADD PARTITION would fail beside ours.
+    """
+    statement = f"ALTER TABLE {quoted(config.table)} {_ADD_LAST}"
+    advice = f"{where(config)}: the table {config.table} has no partition for the time of a record; run {statement}"
+    if config.partition != "day":
+        raise ParkedError(advice, code="1526")
+    session = connect(config, maintenance=True)
+    try:
+        with session.cursor() as cursor:
+            cursor.execute(statement)
+    except pymysql.MySQLError as error:
+        if faults.code(error) not in {1481, 1493, 1517}:  # another daemon was faster
+            raise ParkedError(f"{advice} ({faults.sorted_error(error, where(config))})", code="1526") from error
+    finally:
+        session.release()
 
 
 def add_partitions(config: MysqlConfig, session: Session, today: date) -> None:

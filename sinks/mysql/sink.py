@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +15,7 @@ from shipper.sink import Limits, Sink, SinkConfig
 from sinks import _sql
 from sinks.mysql import encode, faults
 from sinks.mysql.config import MysqlConfig
-from sinks.mysql.schema import Maintenance, Server, add_marker_statement, add_partitions, prepare
+from sinks.mysql.schema import Maintenance, Server, add_last_partition, add_marker_statement, prepare
 from sinks.mysql.session import Session, connect, quoted, where
 
 if TYPE_CHECKING:
@@ -247,18 +246,11 @@ class MysqlSink(Sink):
         else:
             self._release()
         if faults.code(error) == 1526:
-            self._add_partitions()
-        return told
-
-    def _add_partitions(self) -> None:
-        try:
-            session = connect(self._config, maintenance=True)
             try:
-                add_partitions(self._config, session, datetime.fromtimestamp(self._now(), tz=UTC).date())
-            finally:
-                session.release()
-        except (pymysql.MySQLError, SinkError) as error:
-            _log.warning("%s: cannot add a partition: %s", self._where, error)
+                add_last_partition(self._config)
+            except SinkError as refused:
+                return refused
+        return told
 
     def _rollback(self) -> None:
         try:

@@ -534,10 +534,46 @@ def test_missing_partition_is_made_and_the_batch_retried(database: LogsDatabase)
     assert names[-1][0] == "pmax"
     assert len(names) == 5
     database.execute("ALTER TABLE activity_logs DROP PARTITION pmax")
+    batch = make_batch(["far"], start_ns=START_NS + 9 * DAY * 10**9)
     with pytest.raises(RetryableError) as caught:
-        sink.write(make_batch(["far"], start_ns=START_NS + 9 * DAY * 10**9))
+        sink.write(batch)
+    assert caught.value.code == "1526"
+    assert not isinstance(caught.value, ParkedError)
+    sink.write(batch)
+    sink.close()
+    assert database.messages() == ["far"]
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_time_without_a_partition_parks_where_partitions_are_not_ours(database: LogsDatabase, load: bool) -> None:
+    ddl = "PARTITION BY RANGE COLUMNS(created_at) (PARTITION p1 VALUES LESS THAN ('2026-01-03 00:00:00'))"
+    _opened(_config(database)).close()
+    database.execute(f"ALTER TABLE activity_logs {ddl}")
+    sink = _opened(_config(database, load_data=load))
+    batch = make_batch(["first", "far"], step_ns=9 * DAY * 10**9)
+    with pytest.raises(ParkedError, match="has no partition for the time of a record") as caught:
+        sink.write(batch)
+    assert caught.value.code == "1526"
+    assert database.count() == 0
+    with pytest.raises(ParkedError, match="ADD PARTITION"):
+        _opened(_config(database, partition="day"))
+    database.execute(str(caught.value).partition("run ")[2])
+    sink.open()
+    sink.write(batch)
+    sink.close()
+    assert database.messages() == ["first", "far"]
+
+
+def test_partition_that_may_not_be_made_parks_with_the_statement(database: LogsDatabase) -> None:
+    _opened(_config(database, partition="day")).close()
+    account = _account(database, "INSERT, SELECT ON activity_logs", "INSERT, SELECT ON activity_logs_resources")
+    sink = _opened(_config(database, partition="day", create_table=False, **account))
+    database.execute("ALTER TABLE activity_logs DROP PARTITION pmax")
+    with pytest.raises(ParkedError, match="ADD PARTITION") as caught:
+        sink.write(make_batch(["far"], start_ns=START_NS + 4000 * DAY * 10**9))
     assert caught.value.code == "1526"
     sink.close()
+    database.execute(f"DROP USER '{account['user']}'@'%'")
 
 
 # Rights
