@@ -127,6 +127,10 @@ class Daemon:
         pipeline.stop(min(RELOAD_DRAIN, old.shutdown_timeout), now=self._second_signal)
         for name in old.sinks:
             self._health.remove(f"sink:{name}")
+            if name not in parts.config.sinks:
+                self._metrics.forget_sink(name)
+        for name in old.sources:
+            self._health.remove(f"source:{name}")
         try:
             started = self._start(parts)
         except ShipperError as error:

@@ -88,6 +88,7 @@ def test_reload_takes_a_good_file_and_refuses_a_bad_one_with_the_reason(tmp_path
             file.write("two\n")
         assert eventually(lambda: daemon.metric("shipper_sink_lines_acked_total", sink="other") == 1)
         assert daemon.metric("shipper_config_valid") == 1
+        assert 'shipper_buffer_bytes{sink="hole"}' not in daemon.get("/metrics")[1], "the old sink's gauges are gone"
         assert daemon.term() == 0
 
 
