@@ -126,6 +126,36 @@ def test_stack_traces_are_whole_and_single_through_kills(
     assert difference(written, _raws(database)) == ""
 
 
+@pytest.mark.parametrize("compress", [False, True], ids=["plain", "compressed"])
+def test_lines_over_16_kib_through_kills_and_rotations(
+    make_daemon: MakeDaemon, docker_log: MakeLog, tmp_path: Path, compress: bool
+) -> None:
+    """Kills between two fragments, with the rest of the line in the next file, and files archived meanwhile."""
+    rng = random.Random(8)
+    database = tmp_path / "logs.db"
+    log = docker_log(tmp_path / "containers", max_size=200_000, max_file=60, compress=compress)
+    daemon = make_daemon(
+        {
+            "sources": {"docker": {"type": "docker", "path": str(tmp_path / "containers")}},
+            "sinks": {"db": {"type": "sqlite", "path": str(database)}},
+        }
+    )
+    written: list[str] = []
+    for _ in range(10):
+        daemon.start(wait=False)
+        for _ in range(rng.randrange(10, 25)):
+            written.append(f"long {len(written)} {'z' * rng.randrange(1, 60_000)}")
+            stamp = log.tick()
+            for fragment in log.fragments(written[-1] + "\n"):
+                log.entry(fragment, "stdout", stamp)
+                time.sleep(rng.choice([0.0, 0.0, 0.02]))
+        daemon.kill9()
+    daemon.start()
+    assert wait_for(written, lambda: sqlite_messages(database)) == ""
+    assert daemon.term() == 0
+    assert difference(written, sqlite_messages(database)) == ""
+
+
 def _raws(database: Path) -> list[str]:
     """Each record's whole text: the message of a trace is its first line, the rest stands in the details."""
     rows = sqlite_rows(database, "message, details")

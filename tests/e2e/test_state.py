@@ -142,6 +142,40 @@ def test_full_state_disk_goes_on_delivering_and_says_so(
         assert difference(written, sqlite_messages(database)) == ""
 
 
+def test_disk_full_in_the_middle_of_an_outage_makes_the_reader_wait_and_loses_nothing(
+    make_daemon: MakeDaemon, tmp_path: Path, docker_log: MakeLog
+) -> None:
+    """The spill has no space: files that rotate away are held open until the sink is back."""
+    containers, local, away = tmp_path / "containers", tmp_path / "logs.db", tmp_path / "away.db"
+    log = docker_log(containers, max_size=100_000, max_file=3)
+    written: list[str] = []
+
+    def write(lines: int) -> None:
+        for _ in range(lines):
+            written.append(f"line {len(written)} {os.urandom(150).hex()}")
+            log.write(written[-1])
+
+    with small_disk(tmp_path / "small", "600k") as disk:
+        sink = sqlite_at(away) | {"busy_timeout": "0.1s", "buffer": {"max_memory": "64KiB"}}
+        config = docker_to(containers, db=sqlite_at(local), away=sink) | {"state_dir": str(disk / "state")}
+        daemon = make_daemon(config)
+        daemon.start()
+        write(100)
+        assert wait_for(written, lambda: sqlite_messages(away)) == ""
+        with locked(away):
+            for _ in range(40):
+                write(100)
+                time.sleep(0.1)
+            assert "No space left" in daemon.log
+            assert daemon.get("/healthz")[0] == 200
+        assert log.rotations >= 10
+        assert wait_for(written, lambda: sqlite_messages(away)) == ""
+        assert wait_for(written, lambda: sqlite_messages(local)) == ""
+        assert daemon.metric("shipper_lost_bytes_total") == daemon.metric("shipper_dropped_total") == 0
+        assert daemon.term() == 0
+        assert difference(written, sqlite_messages(away)) == ""
+
+
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "middle"])
 def test_damaged_state_is_set_aside_and_reported(
     make_daemon: MakeDaemon, tmp_path: Path, damage: str, docker_log: MakeLog
