@@ -32,7 +32,7 @@ import re
 from base64 import urlsafe_b64encode
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from itertools import islice, repeat
+from itertools import islice, pairwise, repeat, zip_longest
 from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any
 
@@ -201,10 +201,8 @@ class Mapping:
             return range(len(times))
         order = sorted(range(len(times)), key=times.__getitem__)
         ranked = list(map(times.__getitem__, order))
-        if not all(map(lt, ranked, islice(ranked, 1, None))):  # only then do ids matter
-            keys = list(zip(times, batch.ids, strict=True))
-            order.sort(key=keys.__getitem__)
-            order = [i for place, i in enumerate(order) if not place or keys[order[place - 1]] != keys[i]]
+        if not all(map(lt, ranked, islice(ranked, 1, None))):
+            order = _without_ties(order, ranked, batch.ids)
         return order
 
     def rows(self, batch: Batch) -> Rows:
@@ -496,6 +494,18 @@ class Mapping:
         if None in values:
             return [None if value is None else line for value, line in zip(values, lines, strict=True)]
         return lines
+
+
+def _without_ties(order: list[int], ranked: list[int], ids: list[str]) -> list[int]:
+    """Put records of the same time in the order of their ids, and drop an id's second record."""
+    ties = [place for place, (one, two) in enumerate(pairwise(ranked)) if one == two]
+    start = ties[0]
+    for place, following in zip_longest(ties, islice(ties, 1, None)):
+        if following != place + 1:  # the end of a run of equal times
+            order[start : place + 2] = sorted(order[start : place + 2], key=ids.__getitem__)
+            start = following
+    second = {place + 1 for place in ties if ids[order[place]] == ids[order[place + 1]]}
+    return [index for place, index in enumerate(order) if place not in second] if second else order
 
 
 def _second(seconds: int) -> str:

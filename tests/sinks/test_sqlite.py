@@ -18,6 +18,7 @@ from shipper.record import Batch, Record, Resource
 from shipper.sink import Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.sink_contract import SinkContract
+from sinks._sql import Mapping
 from sinks.sqlite import SqliteConfig, SqliteReader, SqliteSink
 
 DAY = 86_400
@@ -218,6 +219,18 @@ def test_rows_out_of_order_and_twice_in_one_batch_are_stored_once_in_order(tmp_p
     late, early = make_batch(["late"], start_ns=START_NS + 10**9), make_batch(["early"])
     _written(config, Batch.concat([late, early, late])).close()
     assert [record.message for record in _read(config, oldest_first=True)] == ["early", "late"]
+
+
+def test_order_is_that_of_time_and_id_whatever_ties() -> None:
+    rng = random.Random(3)
+    for _ in range(200):
+        count = rng.randint(0, 12)
+        times = [START_NS + rng.randint(0, 5) for _ in range(count)]
+        batch = make_batch([str(index) for index in range(count)])
+        batch.times = times
+        batch._ids = [f"id{rng.randint(0, 3)}" for _ in range(count)]
+        keys = list(zip(times, batch._ids, strict=True))
+        assert [keys[index] for index in Mapping.order(batch)] == sorted(set(keys))
 
 
 def test_times_before_1970_and_beyond_2286_are_kept_and_impossible_ones_refused(tmp_path: Path) -> None:
