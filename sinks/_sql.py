@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.record import LEVELS, SEVERITIES
+from shipper.record import LEVELS, SEVERITIES, make_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,6 +64,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = frozenset(SEVERITIES.values())
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
 _NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
+_MANY_OPENERS = re.compile(rb"[\[{]{%d}" % (MAX_DEPTH + 1))
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _details = itemgetter("details")
 
@@ -202,7 +203,7 @@ class Mapping:
         order = sorted(range(len(times)), key=times.__getitem__)
         ranked = list(map(times.__getitem__, order))
         if not all(map(lt, ranked, islice(ranked, 1, None))):
-            order = _without_ties(order, ranked, batch.ids)
+            order = _without_ties(order, ranked, batch)
         return order
 
     def rows(self, batch: Batch) -> Rows:
@@ -486,9 +487,9 @@ class Mapping:
             return [None if value is None else _encoder.encode(_plain(value)).decode() for value in values]
         wide = not self._wide_integers and b"0" * 19 in block.translate(_DIGITS)
         # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
-        openers = block.translate(None, _NO_OPENERS).split(b"\n")
-        if wide or max(map(len, openers), default=0) > MAX_DEPTH:
-            for index, opened in enumerate(openers[:-1]):
+        openers = block.translate(None, _NO_OPENERS)
+        if wide or _MANY_OPENERS.search(openers):
+            for index, opened in enumerate(openers.split(b"\n")[:-1]):
                 if wide or len(opened) > MAX_DEPTH:
                     lines[index] = _encoder.encode(_plain(values[index], wide=not wide)).decode()
         if None in values:
@@ -496,9 +497,14 @@ class Mapping:
         return lines
 
 
-def _without_ties(order: list[int], ranked: list[int], ids: list[str]) -> list[int]:
-    """Put records of the same time in the order of their ids, and drop an id's second record."""
+def _without_ties(order: list[int], ranked: list[int], batch: Batch) -> list[int]:
+    """Put records of the same time in the order of their ids, and drop an id's second record.
+
+    Only those ids are made: nothing can be sent before the order is known, and all others are made while it is.
+    """
     ties = [place for place, (one, two) in enumerate(pairwise(ranked)) if one == two]
+    tied = {order[place + step] for place in ties for step in (0, 1)}
+    ids = {index: make_id(batch.stamps[index], batch.hashes[index]) for index in tied}
     start = ties[0]
     for place, following in zip_longest(ties, islice(ties, 1, None)):
         if following != place + 1:  # the end of a run of equal times

@@ -35,15 +35,14 @@ def picked(batch: Batch, order: Sequence[int]) -> Batch:
     """Give a batch of the records at ``order``, with what makes rows of them and no more."""
     return Batch(
         times=list(map(batch.times.__getitem__, order)),
-        stamps=[],
-        hashes=[],
+        stamps=list(map(batch.stamps.__getitem__, order)),
+        hashes=list(map(batch.hashes.__getitem__, order)),
         raws=[] if batch.messages is not None else list(map(batch.raws.__getitem__, order)),
         resources=list(map(batch.resources.__getitem__, order)),
         offsets=[],
         severities=None if batch.severities is None else list(map(batch.severities.__getitem__, order)),
         messages=None if batch.messages is None else list(map(batch.messages.__getitem__, order)),
         attributes=None if batch.attributes is None else list(map(batch.attributes.__getitem__, order)),
-        _ids=list(map(batch.ids.__getitem__, order)),
     )
 
 

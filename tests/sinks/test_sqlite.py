@@ -227,9 +227,9 @@ def test_order_is_that_of_time_and_id_whatever_ties() -> None:
         count = rng.randint(0, 12)
         times = [START_NS + rng.randint(0, 5) for _ in range(count)]
         batch = make_batch([str(index) for index in range(count)])
-        batch.times = times
-        batch._ids = [f"id{rng.randint(0, 3)}" for _ in range(count)]
-        keys = list(zip(times, batch._ids, strict=True))
+        batch.times, batch.stamps = times, [START_NS] * count
+        batch.hashes = [rng.randint(0, 3) for _ in range(count)]
+        keys = list(zip(times, batch.ids, strict=True))
         assert [keys[index] for index in Mapping.order(batch)] == sorted(set(keys))
 
 
