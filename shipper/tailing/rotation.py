@@ -168,7 +168,9 @@ class Rotation:
                 continue
             fresh = self._identify(log, sibling, data, taken)
             if fresh is None:
-                if self._verdict is not None:
+                if self._again:
+                    complete = False
+                elif self._verdict is not None:
                     log.settled[judged] = self._verdict
                     found.add(self._verdict)
                 continue
@@ -194,13 +196,16 @@ class Rotation:
         return True
 
     _verdict: int | None = None
+    _again = False
 
     def _identify(self, log: Log, sibling: Sibling, data: Bytes, taken: list[FileState]) -> Tail | None:
         """Make the tail that continues or begins this file, or None when there is nothing in it for us.
 
-        In the latter case ``_verdict`` is the key of the generation it holds, if known.
+        In the latter case ``_verdict`` is the key of the generation it holds, if known, and ``_again`` says that
+        the log changed under the look.
         """
         self._verdict = None
+        self._again = False
         try:
             for tail in log.tails:
                 if not sibling.live and copies(data, tail.data):
@@ -227,6 +232,14 @@ class Rotation:
                 self._resume(tail, state)
                 self._place(log, tail, sibling)
                 return tail
+            if not sibling.live and isinstance(data, PlainBytes):
+                # A file that copytruncate has truncated since its tail was looked at is nobody's original any more.
+                self._again = any(isinstance(t.data, PlainBytes) and not t.unchanged() for t in log.queue)
+                if self._again or not data.size():
+                    # An empty one is a copy that has only just begun, or has nothing: looked at again until it has.
+                    log.signature = ()
+                    data.close()
+                    return None
             known = [s.generation for s in log.states.values()] + [t.generation for t in log.tails]
             generation = max([log.generation, *(g + 1 for g in known)])
             log.generation = generation + 1

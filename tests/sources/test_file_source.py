@@ -211,6 +211,56 @@ def test_copytruncate_finishes_the_copy_first(
     assert reading.positions.losses == []
 
 
+def test_copy_seen_while_it_is_still_empty_is_not_a_new_file(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
+    app.write("one")
+    reading = read()
+    reading.poll()
+    copy = tmp_path / "app.log.1"
+    copy.touch()
+    assert reading.after(1.1) == []
+    app.write("two")
+    copy.write_bytes(app.path.read_bytes())
+    app.path.write_text("three\n")
+    assert reading.after(2.2) == ["two", "three"]
+    assert reading.positions.losses == []
+
+
+def test_file_rotated_empty_and_written_to_afterwards_is_read(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
+) -> None:
+    app.write("one")
+    reading = read()
+    reading.poll()
+    late = tmp_path / "app.log.1"
+    late.touch()
+    assert reading.after(2.2) == []
+    late.write_text("late\n")
+    assert reading.after(1.1) == ["late"]
+
+
+def test_copytruncate_in_the_middle_of_a_look_doubles_nothing(
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app.write("one")
+    reading = read()
+    reading.poll()
+    app.write("two")
+    (tmp_path / "app.log.2").touch()  # so that the log is looked at
+    siblings = reading.source.siblings  # type: ignore[attr-defined]
+
+    def truncated_meanwhile(log: object) -> object:
+        if not (tmp_path / "app.log.1").exists():
+            (tmp_path / "app.log.1").write_bytes(app.path.read_bytes())
+            app.path.write_text("three\n")
+        return siblings(log)
+
+    monkeypatch.setattr(reading.source, "siblings", truncated_meanwhile)
+    assert reading.after(2.2) == ["two", "three"]
+    assert reading.positions.losses == []
+
+
 def test_copy_that_is_not_a_rotation_is_not_read(
     read: Callable[..., Reading], app: FileSubject, tmp_path: Path
 ) -> None:
