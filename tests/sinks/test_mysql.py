@@ -364,6 +364,24 @@ def test_load_data_counts_replayed_rows_exactly(database: LogsDatabase) -> None:
     assert database.count() == 3000
 
 
+class _Broken:
+    def __str__(self) -> str:
+        raise RuntimeError("cannot be told")
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_fault_while_rows_are_made_leaves_none_of_them(database: LogsDatabase, load: bool) -> None:
+    """With LOAD DATA the server has the first rows by then."""
+    sink = _opened(_config(database, load_data=load))
+    batch = make_batch(["x"] * 3000, attributes=[{}] * 2999 + [{"value": _Broken()}])
+    with pytest.raises(RuntimeError, match="cannot be told"):
+        sink.write(batch)
+    sink.open()
+    sink.write(batch.select(range(10)))
+    sink.close()
+    assert database.count() == 10
+
+
 def test_server_that_forbids_load_data_gets_inserts(mariadb: MariaDB, database: LogsDatabase) -> None:
     sink = _opened(_config(database, load_data=True))
     mariadb.execute("SET GLOBAL local_infile = 0")
