@@ -73,7 +73,7 @@ def commands() -> str:
     import click  # noqa: PLC0415 - only this page needs it
 
     out = ["# Commands", _NOTE]
-    context = click.Context(main.command, info_name="shipper")
+    context = click.Context(main.command, info_name="shipper", **main.command.context_settings)
     for name, listed in main.COMMANDS.items():
         if importlib.util.find_spec(f"shipper.commands.{listed.module}") is not None:
             found = main.command.get_command(context, name)
