@@ -163,8 +163,10 @@ class Buffer:
     def peek(self, *, records: int, size: int, timeout: float) -> list[Batch]:
         """Give the oldest pending batches, at most so many records and bytes, at least one batch if there is any.
 
-        Waits up to ``timeout`` seconds for a first one. What was peeked stays pending until ``ack``.
+        Waits up to ``timeout`` seconds for a first one. What was peeked stays pending until ``ack``. At most half of
+        the memory is given at a time: while the sink works on one half the reader fills the other.
         """
+        size = min(size, self._max_memory // 2)
         with self._condition:
             if not self._pending():
                 self._condition.wait_for(lambda: self._pending() or self._closed, timeout)

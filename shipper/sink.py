@@ -26,7 +26,10 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """How much waits for a sink, and where."""
 
     max_memory: Annotated[
-        str | int, Meta(description="Source text held in memory for this sink before the reader waits.")
+        str | int,
+        Meta(
+            description="Source text held in memory for this sink, half of it at a time in flight, before the reader waits."
+        ),
     ] = "2MiB"
     max_size: Annotated[str | int, Meta(description="Disk that spilled batches of this sink may take.")] = "1GiB"
     when_full: Annotated[

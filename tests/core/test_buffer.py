@@ -106,6 +106,17 @@ def test_healthy_buffer_writes_nothing_to_disk(rig: Rig) -> None:
     assert rig.safe == []
 
 
+def test_half_of_the_memory_is_given_at_a_time_so_that_the_reader_can_fill_the_other(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spill", memory=400)
+    for number in range(4):
+        rig.buffer.put(batch(number))
+    assert not rig.buffer.room()
+    assert [len(one) for one in rig.buffer.peek(records=100, size=1 << 20, timeout=0)] == [2, 2]
+    rig.ack()
+    assert rig.buffer.room()
+    assert rig.drain() == raws(2, 3)
+
+
 def test_put_without_room_spills_everything_in_order_and_reports_it_safe(rig: Rig) -> None:
     for number in range(6):
         rig.buffer.put(batch(number))
@@ -116,7 +127,8 @@ def test_put_without_room_spills_everything_in_order_and_reports_it_safe(rig: Ri
     assert list(rig.directory.glob("*.seg")) == []
 
 
-def test_batch_in_flight_while_all_is_spilled_is_acked_once(rig: Rig) -> None:
+def test_batch_in_flight_while_all_is_spilled_is_acked_once(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spill", memory=400)
     for number in range(3):
         rig.buffer.put(batch(number))
     assert len(rig.buffer.peek(records=4, size=1000, timeout=0)) == 2
