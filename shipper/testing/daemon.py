@@ -12,6 +12,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -264,7 +265,7 @@ class Daemon:
 
         with self.log_path.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "shipper", "run", "--config", str(self.path), *options],
+                [*with_parent("KILL"), sys.executable, "-m", "shipper", "run", "--config", str(self.path), *options],
                 cwd=self.directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -283,6 +284,12 @@ def eventually(condition: Callable[[], object], *, timeout: float = 20.0, every:
             return False
         time.sleep(every)
     return True
+
+
+def with_parent(signal_name: str) -> list[str]:
+    """The beginning of a command that is sent the signal when its parent ends, however that ends; empty without it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", signal_name, "--"] if setpriv else []
 
 
 def free_port() -> int:

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from shipper.testing.daemon import with_parent
+
 IMAGE = "shipper-test:latest"
 #: Applets the image offers beside the shell's own builtins.
 APPLETS = ("sh", "awk", "cat", "dd", "head", "kill", "printf", "seq", "sleep", "tail", "tr", "true", "usleep", "yes")
@@ -157,6 +159,7 @@ class DockerEngine:
         with (self.root / "dockerd.log").open("wb") as log:
             self._process = subprocess.Popen(
                 [
+                    *with_parent("TERM"),
                     "dockerd",
                     *("--config-file", str(settings)),
                     *("--data-root", str(self.root / "data")),
