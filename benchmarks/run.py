@@ -301,10 +301,14 @@ class Database:
         """The seconds the server needs to load the rows of the table from a file into the emptied table."""
         path.unlink(missing_ok=True)
         path.parent.chmod(0o777)
-        self._logs.execute(f"SELECT * INTO OUTFILE '{path}' CHARACTER SET utf8mb4 FROM {self._logs.table}")
-        self._logs.execute(f"TRUNCATE TABLE {self._logs.table}")
+        # All columns, the invisible one too, and in the order in which the lines were written, which ids keep.
+        columns = "id, level, message, details, user_id, action, ip_address, user_agent, created_at"
+        columns += ", service, container, stream, host, source, shipper"
+        table = self._logs.table
+        self._logs.execute(f"SELECT {columns} FROM {table} ORDER BY id INTO OUTFILE '{path}' CHARACTER SET utf8mb4")
+        self._logs.execute(f"TRUNCATE TABLE {table}")
         begin = time.monotonic()
-        self._logs.execute(f"LOAD DATA INFILE '{path}' INTO TABLE {self._logs.table} CHARACTER SET utf8mb4")
+        self._logs.execute(f"LOAD DATA INFILE '{path}' INTO TABLE {table} CHARACTER SET utf8mb4 ({columns})")
         seconds = time.monotonic() - begin
         if self.count() != lines:
             raise RuntimeError(f"{self.count()} rows loaded of {lines}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 import click
@@ -27,6 +28,9 @@ def command(path: str, *, once: bool) -> None:
 
     SIGTERM drains and stops, a second one stops at once; SIGHUP reloads the configuration.
     """
+    # Until the daemon has handlers of its own, a reload that comes early must not end the process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     from shipper.daemon import Daemon
     from shipper.loader import load
     from shipper.logs import configure
