@@ -85,7 +85,7 @@ class DockerSource(TailSource):
 
     def start_watch(self, context: SourceContext) -> Watch:
         """See `TailSource.start_watch`."""
-        watch = Watch(context.wake, seize=_SUFFIX)
+        watch = Watch(context.wake, seize=_SUFFIX, enabled=not context.once)
         if os.path.isdir(self._root):
             watch.add(self._root, recursive=True)
         return watch

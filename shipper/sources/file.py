@@ -96,7 +96,7 @@ class FileSource(TailSource):
 
     def start_watch(self, context: SourceContext) -> Watch:
         """See `TailSource.start_watch`."""
-        return Watch(context.wake)
+        return Watch(context.wake, enabled=not context.once)
 
     def discover(self) -> list[Log]:
         """See `TailSource.discover`."""

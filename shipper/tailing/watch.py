@@ -39,8 +39,12 @@ class Found(NamedTuple):
 class Watch:
     """Watched directories. ``dirty`` says whether names appeared; `opened` holds files to be taken over."""
 
-    def __init__(self, wake: Callable[[], None], *, seize: str = "") -> None:
-        """Take what to call when something appears, and the ending of file names to open at once."""
+    def __init__(self, wake: Callable[[], None], *, seize: str = "", enabled: bool = True) -> None:
+        """Take what to call when something appears, and the ending of file names to open at once.
+
+        Who reads once what is there need not be told of what comes; not ``enabled`` saves him the threads and 50 ms.
+        """
+        self._enabled = enabled
         self._wake = wake
         self._seize = seize
         self._dirty = threading.Event()
@@ -63,7 +67,7 @@ class Watch:
 
     def add(self, path: str, *, recursive: bool) -> None:
         """Watch a directory. Where inotify is exhausted or missing, the sweep still sees everything."""
-        if path in self._paths:
+        if not self._enabled or path in self._paths:
             return
         try:
             if self._observer is None:
