@@ -12,6 +12,7 @@ is accounted as lost, if it had unread bytes.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from shipper.logs import get_logger
@@ -53,6 +54,10 @@ class _Vanished:
         pass
 
 
+#: Looks at a directory whose names move before it is left to the next sweep.
+LOOKS = 8
+
+
 class Rotation:
     """Keeps each log's queue of generations true to what is on disk."""
 
@@ -88,14 +93,15 @@ class Rotation:
     def _reconcile(self, log: Log) -> bool:
         """Compare the log with the disk; tell whether there may be something to read."""
         # A rotation between listing and looking shows as a vanished name: look again at once.
-        for _ in range(3):
+        for _ in range(LOOKS):
             if self._compare(log):
+                for _, fd in log.spare:
+                    os.close(fd)
+                log.spare = []
                 break
         else:
+            # What the watcher opened is kept: its place among the others is not known yet.
             log.troubled = True
-        for _, fd in log.spare:
-            os.close(fd)
-        log.spare = []
         self.rewatch = True
         log.first_scan = False
         return bool(log.queue)
@@ -114,6 +120,7 @@ class Rotation:
             siblings = []
             log.gone = True
         opened = {tail.identity: tail for tail in log.tails}
+        seized_now: list[Tail] = []
         for path, fd in log.spare:
             # Files that the watcher opened the moment they appeared; they may have no name by now.
             data: Bytes = PlainBytes(os.dup(fd))
@@ -124,9 +131,11 @@ class Rotation:
             if seized is not None:
                 opened[seized.identity] = seized
                 log.queue.append(seized)
+                seized_now.append(seized)
         seen: set[tuple[int, int]] = set()
         found: set[int] = set()
         order: list[Tail] = []
+        looked: list[tuple[str, tuple[int, int]]] = []
         complete = True
         taken: list[FileState] = [tail.state for tail in opened.values() if tail.state is not None]
         for sibling in siblings:
@@ -140,6 +149,7 @@ class Rotation:
                 self._report(sibling.path, error)
                 continue
             identity = status.st_dev, status.st_ino
+            looked.append((sibling.path, identity))
             known = opened.get(identity)
             if known is not None:
                 self._readable(sibling.path)
@@ -178,9 +188,12 @@ class Rotation:
                 taken.append(fresh.state)
             seen.add(identity)
             order.append(fresh)
-        if not complete:
-            # Keep what was found so far; the caller looks again.
-            for tail in order:
+        if not complete or (siblings and looked != self._identities(log)):
+            # Names moved under the look, so a generation may have passed it by. What it found for the first time is let
+            # go: read now, it could come before an older one that is not known yet. The caller looks again.
+            for tail in seized_now:
+                log.queue.remove(tail)
+            for tail in {id(tail): tail for tail in [*seized_now, *order]}.values():
                 if tail not in log.queue:
                     tail.data.close()
             return False
@@ -194,6 +207,18 @@ class Rotation:
         if not log.troubled:
             self._miss(log, found)
         return True
+
+    def _identities(self, log: Log) -> list[tuple[str, tuple[int, int]]]:
+        """Give path and identity of each sibling as of now; unreadable ones are left out."""
+        result = []
+        try:
+            for sibling in self.siblings(log):
+                with suppress(OSError):
+                    status = os.stat(sibling.path)
+                    result.append((sibling.path, (status.st_dev, status.st_ino)))
+        except FileNotFoundError:
+            return []
+        return result
 
     _verdict: int | None = None
     _again = False
