@@ -352,6 +352,33 @@ def test_line_across_a_rotation_is_not_doubled_after_a_crash(
     assert again.after(2.2) == ["after"]
 
 
+def test_rotation_in_the_middle_of_a_look_passes_no_generation_by(
+    read: Callable[..., Reading], container: Callable[..., DockerLog], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second file takes a name that was looked at before, and would be found only after its successors."""
+    log = container(max_file=10)
+    log.write("one")
+    reading = read(once=True)  # without the watch, which may have opened the file in time
+    assert reading.poll() == ["one"]
+    for line in ("two", "three"):
+        log.rotate()
+        log.write(line)
+    siblings = reading.source.siblings  # type: ignore[attr-defined]
+    moved = []
+
+    def moving(which: object) -> Iterator[object]:
+        for sibling in siblings(which):
+            yield sibling
+            if not moved:
+                moved.append(sibling)
+                log.rotate()
+                log.write("four")
+
+    monkeypatch.setattr(reading.source, "siblings", moving)
+    assert reading.after(2.2) == ["two", "three", "four"]
+    assert moved
+
+
 def test_trace_is_one_record_per_stream(read: Callable[..., Reading], container: Callable[..., DockerLog]) -> None:
     log = container()
     trace = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no"]
