@@ -162,6 +162,8 @@ def test_interrupt_exits_130(tmp_path: Path) -> None:
         [sys.executable, "-m", "shipper", "query", "--config", str(fifo)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Who runs the tests in the background of a shell hands down that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads run here
     )
     with child, fifo.open("wb", buffering=0):
         # Again until it ends: a signal between the interpreter's last look and its read would wait with the read.
