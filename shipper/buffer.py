@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from shipper.logs import get_logger
 from shipper.spill import Cursor, Spill
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from shipper.clock import Clock
     from shipper.record import Batch, Span
@@ -103,9 +104,9 @@ class Buffer:
         with self._condition:
             if self.empty():
                 self._waiting_since = self._clock.monotonic()
-            if not self._disk and (self._memory_bytes >= self._max_memory or safe):
-                self._to_disk()
-            if self._disk or self._memory_bytes >= self._max_memory or safe:
+            if safe or not self.room():
+                if not self._disk:
+                    self._to_disk()
                 self._append(batch)
                 self._disk = True
                 if batch.span is not None:
@@ -131,12 +132,7 @@ class Buffer:
             raise
         spans = [batch.span for batch in self._memory if batch.span is not None]
         # What is in the delivery's hands now stands at the head of the spill.
-        cursor = self._spill.cursor
-        for index in range(len(self._taken)):
-            found = self._spill.load(cursor)
-            if found is not None:
-                cursor = found[1]
-            self._taken[index] = cursor
+        self._taken = [cursor for _, (_, cursor) in zip(self._taken, self._spilled(), strict=False)]
         self._memory.clear()
         self._memory_bytes = 0
         self._disk = not self._spill.empty
@@ -167,48 +163,34 @@ class Buffer:
         the memory is given at a time: while the sink works on one half the reader fills the other.
         """
         size = min(size, self._max_memory // 2)
-        with self._condition:
-            if not self._pending():
-                self._condition.wait_for(lambda: self._pending() or self._closed, timeout)
-            taken: list[Batch] = []
-            if not self._disk:
-                total = count = 0
-                for batch in self._memory:
-                    if taken and not _fits(batch, taken, count=records - count, size=size - total):
-                        break
-                    taken.append(batch)
-                    count += len(batch)
-                    total += batch.size
-                self._taken = [None] * len(taken)
-                self._taken_records = [len(batch) for batch in taken]
-                return taken
-            cursor = self._spill.cursor
-        return self._peek_disk(cursor, records, size)
-
-    def _peek_disk(self, cursor: Cursor, records: int, size: int) -> list[Batch]:
         taken: list[Batch] = []
         cursors: list[Cursor | None] = []
-        total = count = 0
-        while count < records and total < size:
-            with self._condition:
-                found = self._spill.load(cursor)
-            if found is None:
-                break
-            batch, after = found
-            if taken and not _fits(batch, taken, count=records - count, size=size - total):
-                break
-            taken.append(batch)
-            cursors.append(after)
-            cursor = after
-            count += len(batch)
-            total += batch.size
         with self._condition:
+            self._condition.wait_for(lambda: not self.empty() or self._closed, timeout)
+            for batch, cursor in self._spilled() if self._disk else zip(self._memory, repeat(None)):
+                if taken and not _fits(batch, taken, count=records, size=size):
+                    break
+                taken.append(batch)
+                cursors.append(cursor)
+                records -= len(batch)
+                size -= batch.size
+                if records <= 0 or size <= 0:
+                    break
             self._taken = cursors
             self._taken_records = [len(batch) for batch in taken]
-            if not taken:
+            if self._disk and not taken:
+                # What is left is damaged, and was reported by the spill.
                 self._spill.clear()
-                self._settle()
+                self._disk = False
+                self._on_cursor(self._spill.cursor)
         return taken
+
+    def _spilled(self) -> Iterator[tuple[Batch, Cursor]]:
+        """Give the spilled batches in order, each with the cursor behind it."""
+        cursor = self._spill.cursor
+        while (found := self._spill.load(cursor)) is not None:
+            yield found
+            cursor = found[1]
 
     def ack(self, on_acked: Callable[[Sequence[Span], Cursor | None], None]) -> None:
         """Everything peeked was dealt with: remove it.
@@ -240,14 +222,6 @@ class Buffer:
             room = was_full and self.room()
         if room:
             self.on_room()
-
-    def _settle(self) -> None:
-        self._on_cursor(self._spill.cursor)
-        if self._spill.empty:
-            self._disk = False
-
-    def _pending(self) -> bool:
-        return self._disk or bool(self._memory)
 
     def wake(self) -> None:
         """Make a waiting ``peek`` return."""

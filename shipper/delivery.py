@@ -123,7 +123,7 @@ class Delivery:
             pass
         except BaseException as error:
             log.error("delivery ended by a fault of our own; restart the daemon", sink=self.name, exc_info=True)
-            self._health.report(self._component, "failed", f"{type(error).__name__}: {error}")
+            self._health.report(self._component, "failed", _bug(error))
             self.failing_since = self.failing_since or self._clock.monotonic()
         finally:
             self.sink.close()
@@ -162,7 +162,7 @@ class Delivery:
                 refusal = error if isinstance(error, SinkError) else PermanentError(_bug(error), code="bug")
                 if not isinstance(error, SinkError):
                     log.error("the sink tripped over a record", sink=self.name, error=_bug(error), exc_info=error)
-                    self._reopen()
+                    self._open = False
                 return self._split(batch, refusal, rejected)
             except Exception as error:
                 log.error("unexpected fault of the sink", sink=self.name, error=_bug(error), exc_info=error)
@@ -253,9 +253,6 @@ class Delivery:
                 self._ledger.save()
             except sqlite3.Error as error:
                 log.warning("the sink's first position is not saved yet", sink=self.name, error=str(error))
-
-    def _reopen(self) -> None:
-        self._open = False
 
     def _succeeded(self) -> None:
         self._refused = 0

@@ -34,6 +34,7 @@ from shipper.fs import FileSystem
 from shipper.ledger import Ledger
 from shipper.logs import get_logger, own_log_paths
 from shipper.parse import Parser
+from shipper.parse.times import fill
 from shipper.router import Router
 from shipper.sink import Sink, SinkConfig
 from shipper.source import Source, SourceContext
@@ -303,7 +304,7 @@ class Pipeline:
                     times[i] = now
             for i in undated:
                 # Distinct and in order within the millisecond, by position.
-                times[i] += ((batch.offsets[i] >> 6) % 1000) * 1000 + (batch.offsets[i] & 63) * 15
+                times[i] += fill(batch.offsets[i], 1000)
             batch.times = times
         batch.stamps = batch.times
 
@@ -351,12 +352,10 @@ class Pipeline:
         if not waiting and not pending and not self._unput:
             return True
         failing = [delivery for delivery in self._deliveries.values() if self._hopeless(delivery.failing_since)]
-        if waiting or self._unput:
-            blocked = any(delivery in failing for delivery in self._targets)
-            return all(blocked if feed.opened else self._hopeless(feed.failing_since) for feed in waiting) and all(
-                delivery in failing for delivery in pending
-            )
-        return all(delivery in failing for delivery in pending)
+        blocked = any(delivery in failing for delivery in self._targets)
+        return all(delivery in failing for delivery in pending) and all(
+            blocked if feed.opened else self._hopeless(feed.failing_since) for feed in waiting
+        )
 
     def _hopeless(self, since: float | None) -> bool:
         return since is not None and self._clock.monotonic() - since > ONCE_PATIENCE
