@@ -8,22 +8,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipper.commands.options import config_option
+
 if TYPE_CHECKING:
     from shipper.config import Config
 
 
 @click.command(name="check")
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    envvar="SHIPPER_CONFIG",
-    default="/etc/shipper/shipper.yaml",
-    show_default=True,
-    show_envvar=True,
-    type=click.Path(path_type=Path),
-    help="The configuration file.",
-)
+@config_option("The configuration file.", show_envvar=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing when the configuration is fine.")
 def command(path: Path, quiet: bool) -> int:
     """Check a configuration, without running it.

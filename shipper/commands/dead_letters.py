@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from shipper.commands.options import config_option
 from shipper.errors import ConfigError, PartialError, PermanentError, RetryableError, SinkError
 
 if TYPE_CHECKING:
@@ -19,16 +20,7 @@ if TYPE_CHECKING:
     from shipper.record import Batch
     from shipper.sink import Sink
 
-_config = click.option(
-    "-c",
-    "--config",
-    "path",
-    envvar="SHIPPER_CONFIG",
-    default="/etc/shipper/shipper.yaml",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="The configuration that names the sinks and the state directory.",
-)
+_config = config_option("The configuration that names the sinks and the state directory.")
 _sink = click.option("--sink", metavar="NAME", help="Only this sink.")
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
+from shipper.commands.options import config_option
 from shipper.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,16 +49,7 @@ class Window(NamedTuple):
 
 @click.command(help=_HELP)
 @click.argument("filter_words", metavar="[FILTER]", nargs=-1)
-@click.option(
-    "-c",
-    "--config",
-    "path",
-    envvar="SHIPPER_CONFIG",
-    default="/etc/shipper/shipper.yaml",
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="The configuration that names the sinks.",
-)
+@config_option("The configuration that names the sinks.")
 @click.option("--sink", metavar="NAME", help="The sink to read; the active one by default.")
 @click.option("--level", metavar="LEVEL", help="A level, several (error,fatal), or at least one (>=warn).")
 @click.option("--service", metavar="NAME", help="Only this service.")

@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 
 import click
 
+from shipper.commands.options import config_option
+
 
 @click.command("run", short_help="Ship logs until told to stop.")
-@click.option(
-    "--config",
-    "-c",
-    "path",
-    type=click.Path(dir_okay=False),
-    default="/etc/shipper/shipper.yaml",
-    envvar="SHIPPER_CONFIG",
-    show_default=True,
-    help="The configuration.",
-)
+@config_option("The configuration.", type=click.Path(dir_okay=False, path_type=Path))
 @click.option(
     "--once", is_flag=True, help="Deliver everything present, then exit: 0 all delivered, 3 something is left."
 )
-def command(path: str, *, once: bool) -> None:
+def command(path: Path, *, once: bool) -> None:
     """Ship logs from the configured sources to the configured sinks.
 
     SIGTERM drains and stops, a second one stops at once; SIGHUP reloads the configuration.
