@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from abc import abstractmethod
 from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -72,21 +73,21 @@ class TailSource(Rotation, Source):
 
     # What the concrete source does
 
+    @abstractmethod
     def discover(self) -> list[Log]:
         """Give the logs whose directory changed since the last time; new ones included."""
-        raise NotImplementedError
 
+    @abstractmethod
     def wanted(self, log: Log) -> bool:
         """Tell whether the configuration wants this log; what is known of one it no longer wants is kept."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, log: Log, tail: Tail, block: bytes) -> Batch | None:
         """Take whole lines that begin at the tail's position: give a batch, or feed the log's joiner."""
-        raise NotImplementedError
 
+    @abstractmethod
     def piece(self, log: Log, tail: Tail, piece: bytes, *, last: bool) -> None:
         """Take part of a line: one that is too long (``last`` is False), or that ends without newline."""
-        raise NotImplementedError
 
     def begin(self, log: Log, tail: Tail) -> None:
         """Prepare the decoder for a tail, at the position where reading begins."""
@@ -105,9 +106,9 @@ class TailSource(Rotation, Source):
         self._watch = self.start_watch(context)
         self._sweep(context.clock.monotonic())
 
+    @abstractmethod
     def start_watch(self, context: SourceContext) -> Watch:
         """Start watching directories."""
-        raise NotImplementedError
 
     def poll(self, accept: Callable[[bool], bool]) -> Iterator[Batch]:
         """See `Source.poll`."""
@@ -514,9 +515,9 @@ class TailSource(Rotation, Source):
         tail.state = self._context.positions.add(state)
         log.states[tail.state.key] = tail.state
 
+    @abstractmethod
     def uid(self, log: Log, tail: Tail, head: bytes) -> str:
         """Give the file's identity in ids."""
-        raise NotImplementedError
 
     def _save_skips(self, log: Log, tail: Tail) -> None:
         state = tail.state

@@ -12,6 +12,7 @@ is accounted as lost, if it had unread bytes.
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,7 +59,7 @@ class _Vanished:
 LOOKS = 8
 
 
-class Rotation:
+class Rotation(ABC):
     """Keeps each log's queue of generations true to what is on disk."""
 
     _context: SourceContext
@@ -70,13 +71,13 @@ class Rotation:
         self.rewatch = True
         self._unreadable: dict[str, int | None] = {}
 
+    @abstractmethod
     def siblings(self, log: Log) -> list[Sibling]:
         """Give the log's files, oldest first, the live one last. Raises OSError when the directory is gone."""
-        raise NotImplementedError
 
+    @abstractmethod
     def log_for(self, name: str) -> Log:
         """Give the log of this name, made on demand."""
-        raise NotImplementedError
 
     def first_offset(self, log: Log, data: Bytes) -> int:  # noqa: ARG002 - the file source needs them
         """Give where reading an unknown file begins."""
@@ -120,7 +121,7 @@ class Rotation:
             siblings = []
             log.gone = True
         opened = {tail.identity: tail for tail in log.tails}
-        seized_now: list[Tail] = []
+        made: list[Tail] = []  # in this look
         for path, fd in log.spare:
             # Files that the watcher opened the moment they appeared; they may have no name by now.
             data: Bytes = PlainBytes(os.dup(fd))
@@ -131,7 +132,7 @@ class Rotation:
             if seized is not None:
                 opened[seized.identity] = seized
                 log.queue.append(seized)
-                seized_now.append(seized)
+                made.append(seized)
         seen: set[tuple[int, int]] = set()
         found: set[int] = set()
         order: list[Tail] = []
@@ -188,14 +189,14 @@ class Rotation:
                 taken.append(fresh.state)
             seen.add(identity)
             order.append(fresh)
+            made.append(fresh)
         if not complete or (siblings and looked != self._identities(log)):
             # Names moved under the look, so a generation may have passed it by. What it found for the first time is let
             # go: read now, it could come before an older one that is not known yet. The caller looks again.
-            for tail in seized_now:
-                log.queue.remove(tail)
-            for tail in {id(tail): tail for tail in [*seized_now, *order]}.values():
-                if tail not in log.queue:
-                    tail.data.close()
+            for tail in made:
+                if tail in log.queue:
+                    log.queue.remove(tail)
+                tail.data.close()
             return False
         self._arrange(log, order)
         for tail in log.tails:
