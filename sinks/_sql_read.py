@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper.record import SEVERITIES, Record, Resource
-from sinks._sql import EPOCH, MARKER, RESOURCE_COLUMNS, WRAPPED, created_text
+from sinks._sql import EPOCH, FIRST, MARKER, RESOURCE_COLUMNS, WRAPPED, created_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from shipper.condition import Term
     from shipper.query import Query
@@ -21,12 +21,16 @@ _LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit"
 _decode = msgspec.json.decode
 
 
-class RowReader:
-    """Turns rows back into records. ``resources`` maps resource keys to the JSON text of `Tail`."""
+#: Rows of the first page and of all further ones, and resource keys asked for in one statement.
+_FIRST_PAGE, _PAGE, _KEYS = 200, 2_000, 500
 
-    def __init__(self, columns: dict[str, str], resources: dict[str, str]) -> None:
+
+class RowReader:
+    """Turns rows back into records, and knows the resources it has met by key and JSON text of `Tail`."""
+
+    def __init__(self, columns: dict[str, str]) -> None:
         self._columns = columns
-        self._json = resources
+        self._json: dict[str, str] = {}
         self._resources: dict[tuple[Any, ...], Resource] = {}
 
     def record(self, row: Sequence[Any]) -> Record:
@@ -61,6 +65,35 @@ class RowReader:
             resource=self._resource(key, tail),
             offset=0,
         )
+
+    def records(
+        self,
+        query: Query,
+        *,
+        contains: str,
+        select: Callable[[Page, str, int], Sequence[Sequence[Any]]],
+        lookup: Callable[[Sequence[str], str], Iterable[tuple[str, str]]],
+    ) -> Iterator[Record]:
+        """Give the records of a question page by page, by key, so that no page costs more than the first.
+
+        ``select`` is asked for a page's rows: the WHERE part, ASC or DESC, how many. ``lookup`` is asked for the id and
+        JSON of resources: their keys, and as many placeholders.
+        """
+        order = "ASC" if query.oldest_first else "DESC"
+        place = len(FIRST) + len(self._columns)
+        after: tuple[str, str] | None = None
+        size = _FIRST_PAGE
+        while True:
+            rows = select(page(query, after=after, contains=contains), order, size)
+            missing = sorted(self.missing(rows))
+            for start in range(0, len(missing), _KEYS):
+                keys = missing[start : start + _KEYS]
+                self._json.update(lookup(keys, ", ".join("?" * len(keys))))
+            yield from map(self.record, rows)
+            if len(rows) < size:
+                return
+            after = (rows[-1][place], rows[-1][0])
+            size = _PAGE
 
     def missing(self, rows: Iterable[Sequence[Any]]) -> set[str]:
         """Give the resource keys in these rows that are not known yet."""

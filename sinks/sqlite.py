@@ -16,7 +16,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -27,7 +27,7 @@ from shipper.units import parse_duration, parse_size
 from sinks import _sql, _sql_read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from shipper.query import Query
     from shipper.record import Batch, Record
@@ -261,8 +261,7 @@ class SqliteReader(Reader):
 
     def __init__(self, config: SqliteConfig) -> None:
         self._config = config
-        self._resources: dict[str, str] = {}
-        self._rows = _sql_read.RowReader(config.columns, self._resources)
+        self._rows = _sql_read.RowReader(config.columns)
         self._db: sqlite3.Connection | None = None
 
     def read(self, query: Query) -> Iterator[Record]:
@@ -277,28 +276,19 @@ class SqliteReader(Reader):
         names = ", ".join(f'"{name}"' for name in (*_sql.FIRST, *self._config.columns, *_sql.LAST))
         present = {row[1] for row in db.execute(f'PRAGMA table_info("{self._config.table}")')}
         names += f', "{_sql.MARKER}"' if _sql.MARKER in present else ", NULL"
-        order = "ASC" if query.oldest_first else "DESC"
-        place = len(_sql.FIRST) + len(self._config.columns)
-        after: tuple[str, str] | None = None
-        size = 200
-        while True:
-            part = _sql_read.page(query, after=after, contains="instr(message, ?) > 0")
-            rows = db.execute(
-                f'SELECT {names} FROM "{self._config.table}" WHERE {part.where} '  # noqa: S608 - names are checked
+        table = self._config.table
+
+        def select(part: _sql_read.Page, order: str, size: int) -> list[tuple[Any, ...]]:
+            return db.execute(
+                f'SELECT {names} FROM "{table}" WHERE {part.where} '  # noqa: S608 - names are checked
                 f"ORDER BY created_at {order}, id {order} LIMIT {size}",
                 part.values,
             ).fetchall()
-            missing = sorted(self._rows.missing(rows))
-            for start in range(0, len(missing), 500):
-                keys = missing[start : start + 500]
-                marks = ", ".join("?" * len(keys))
-                sql = f'SELECT id, attributes FROM "{self._config.table}_resources" WHERE id IN ({marks})'  # noqa: S608
-                self._resources.update(db.execute(sql, keys))
-            yield from map(self._rows.record, rows)
-            if len(rows) < size:
-                return
-            after = (rows[-1][place], rows[-1][0])
-            size = 2000
+
+        def lookup(keys: Sequence[str], marks: str) -> Iterable[tuple[str, str]]:
+            return db.execute(f'SELECT id, attributes FROM "{table}_resources" WHERE id IN ({marks})', keys)  # noqa: S608
+
+        return self._rows.records(query, contains="instr(message, ?) > 0", select=select, lookup=lookup)
 
     def _open(self) -> sqlite3.Connection:
         if self._db is None:

@@ -12,13 +12,11 @@ from sinks.mysql import faults
 from sinks.mysql.session import Session, connect, quoted, where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from shipper.query import Query
     from shipper.record import Record
     from sinks.mysql.config import MysqlConfig
-
-_FIRST_PAGE, _PAGE = 200, 2_000
 
 
 class MysqlReader(Reader):
@@ -26,8 +24,7 @@ class MysqlReader(Reader):
 
     def __init__(self, config: MysqlConfig) -> None:
         self._config = config
-        self._resources: dict[str, str] = {}
-        self._rows = _sql_read.RowReader(config.columns, self._resources)
+        self._rows = _sql_read.RowReader(config.columns)
         self._session: Session | None = None
 
     def read(self, query: Query) -> Iterator[Record]:
@@ -44,28 +41,20 @@ class MysqlReader(Reader):
         columns = ", ".join(f"CAST({quoted(n)} AS CHAR)" if n == "created_at" else quoted(n) for n in names)
         columns += f", {quoted(_sql.MARKER)}" if self._has_marker() else ", NULL"
         table = quoted(self._config.table)
-        order = "ASC" if query.oldest_first else "DESC"
-        place = names.index("created_at")
-        after: tuple[str, str] | None = None
-        size = _FIRST_PAGE
-        while True:
-            part = _sql_read.page(query, after=after, contains="LOCATE(?, `message`) > 0")
-            rows = self._fetch(
+        resources = quoted(self._config.table + "_resources")
+
+        def select(part: _sql_read.Page, order: str, size: int) -> tuple[tuple[Any, ...], ...]:
+            return self._fetch(
                 f"SELECT {columns} FROM {table} WHERE {part.where}"  # noqa: S608 - names are checked
                 f" ORDER BY {table}.`created_at` {order}, {table}.`id` {order} LIMIT {size}",
                 part.values,
             )
-            missing = sorted(self._rows.missing(rows))
-            if missing:
-                resources = quoted(self._config.table + "_resources")
-                marks = ", ".join("?" * len(missing))
-                sql = f"SELECT id, attributes FROM {resources} WHERE id IN ({marks})"  # noqa: S608 - checked name
-                self._resources.update(dict(self._fetch(sql, tuple(missing))))
-            yield from map(self._rows.record, rows)
-            if len(rows) < size:
-                return
-            after = (rows[-1][place], rows[-1][0])
-            size = _PAGE
+
+        def lookup(keys: Sequence[str], marks: str) -> Iterable[tuple[str, str]]:
+            sql = f"SELECT id, attributes FROM {resources} WHERE id IN ({marks})"  # noqa: S608 - checked name
+            return dict(self._fetch(sql, tuple(keys))).items()
+
+        return self._rows.records(query, contains="LOCATE(?, `message`) > 0", select=select, lookup=lookup)
 
     def _has_marker(self) -> bool:
         sql = (
