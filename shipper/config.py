@@ -13,6 +13,8 @@ from shipper.source import SourceConfig
 from shipper.transform import TransformConfig
 
 _MAX_PORT = 65_535
+#: What holds when the file says nothing.
+STATE_DIR, SHUTDOWN_TIMEOUT = Path("/var/lib/shipper"), 30.0
 
 
 class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -92,12 +94,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             description="Where positions, spilled batches and dead letters live. Left out: $STATE_DIRECTORY, which"
             " systemd sets, or else /var/lib/shipper."
         ),
-    ] = Path("/var/lib/shipper")
+    ] = STATE_DIR
     http: Annotated[HttpConfig, Meta(description="The daemon's own HTTP server: /metrics, /healthz, /readyz.")] = (
         HttpConfig()
     )
     log: Annotated[LogConfig, Meta(description="The daemon's own log, on standard error.")] = LogConfig()
     shutdown_timeout: Annotated[
         float, Meta(description="What SIGTERM leaves for draining, such as 30s.", extra={"unit": "duration"})
-    ] = 30.0
+    ] = SHUTDOWN_TIMEOUT
     path: Path | None = None

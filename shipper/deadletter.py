@@ -33,6 +33,7 @@ import msgspec
 
 from shipper.clock import Clock, SystemClock
 from shipper.errors import SinkError, StateError
+from shipper.fs import FileSystem
 from shipper.record import Batch, Resource
 from shipper.timespan import rfc3339
 
@@ -76,6 +77,7 @@ class DeadLetters:
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self.path = path
         self._clock = clock or SystemClock()
+        self._fs = FileSystem()
 
     def append(self, batch: Batch, errors: Sequence[SinkError], sink: str) -> None:
         """Write every record of the batch with its own error. Returning means: on disk."""
@@ -110,7 +112,7 @@ class DeadLetters:
                 if size and os.pread(file, 1, size - 1) != _NEWLINE:
                     data = _NEWLINE + data
                 try:
-                    _write_all(file, data)
+                    self._fs.write_all(file, data)
                     os.fsync(file)
                 except OSError:
                     # Should this fail too, a torn line stays, which readers skip and the next append ends.
@@ -120,7 +122,7 @@ class DeadLetters:
             finally:
                 os.close(file)
             if fresh:
-                self._sync_directory()
+                self._fs.fsync_dir(self.path.parent)
 
     def entries(self) -> Iterator[Entry]:
         """Give the entries, oldest first, each id once with its newest reason."""
@@ -206,7 +208,7 @@ class DeadLetters:
             else:
                 fresh.unlink()
                 self.path.unlink()
-            self._sync_directory()
+            self._fs.fsync_dir(self.path.parent)
         return len(gone)
 
     @property
@@ -241,13 +243,6 @@ class DeadLetters:
         except OSError as error:
             raise self._refused(error) from error
 
-    def _sync_directory(self) -> None:
-        directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
     def _refused(self, error: OSError) -> StateError:
         return StateError(
             f"dead letters in {self.path}: {error.strerror or error}; the file is as it was."
@@ -257,12 +252,6 @@ class DeadLetters:
 
 def _create(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
 
 
 def _encode(entry: Entry) -> bytes:

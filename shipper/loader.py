@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper import registry
-from shipper.config import Config, HttpConfig, LogConfig, RouteConfig
+from shipper.config import SHUTDOWN_TIMEOUT, STATE_DIR, Config, HttpConfig, LogConfig, RouteConfig
 from shipper.convert import convert_struct, metas, told, without_secrets
 from shipper.document import Node, Problems, parse
 from shipper.errors import ConfigError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROOT_KEYS = ("sources", "sinks", "active", "routes", "transforms", "state_dir", "http", "log", "shutdown_timeout")
-DEFAULT_STATE_DIR = Path("/var/lib/shipper")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PATH_FIELD = re.compile(r"(?:.*_)?(?:file|path|dir|directory)")
@@ -302,18 +301,17 @@ class _Loading:
         node = self._child("state_dir")
         if node is None:
             given = self._environ.get("STATE_DIRECTORY", "").split(":")[0]
-            return Path(given) if given else DEFAULT_STATE_DIR
+            return Path(given) if given else STATE_DIR
         if not isinstance(node.value, str) or not node.value:
-            text = f"state_dir: expected a path, such as {DEFAULT_STATE_DIR}, got {told(node)}"
+            text = f"state_dir: expected a path, such as {STATE_DIR}, got {told(node)}"
             self._problems.add("E-CFG-TYPE", node, text)
-            return DEFAULT_STATE_DIR
+            return STATE_DIR
         return Path(self._absolute(node.value))
 
     def _shutdown_timeout(self) -> float:
         node = self._child("shutdown_timeout")
-        default = Config.__struct_defaults__[-2]
         if node is None:
-            return float(default)
+            return SHUTDOWN_TIMEOUT
         try:
             if isinstance(node.value, str | int | float):
                 return parse_duration(node.value)
@@ -321,7 +319,7 @@ class _Loading:
             pass
         text = f"shutdown_timeout: expected a duration, such as 30s, got {told(node)}"
         self._problems.add("E-CFG-TYPE", node, text)
-        return float(default)
+        return SHUTDOWN_TIMEOUT
 
 
 def _unreadable(shown: str, error: OSError) -> str:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper import registry
-from shipper.config import Config, HttpConfig, LogConfig, RouteConfig
+from shipper.config import STATE_DIR, Config, HttpConfig, LogConfig, RouteConfig
 from shipper.convert import arms, description, expected, unit
-from shipper.loader import DEFAULT_STATE_DIR
 from shipper.sink import BufferConfig
 
 if TYPE_CHECKING:
@@ -134,7 +133,7 @@ def _root() -> str:
             "state_dir": "a path",
             "routes": "a list of [routes](#routes)",
         }.get(field.name)
-        default = {"active": "the only sink", "shutdown_timeout": "`30s`", "state_dir": f"`{DEFAULT_STATE_DIR}`"}
+        default = {"active": "the only sink", "shutdown_timeout": "`30s`", "state_dir": f"`{STATE_DIR}`"}
         takes = takes or f"a mapping, see [{field.name}](#{field.name})"
         shown = default.get(field.name, "**required**" if field.required else "")
         rows.append(f"| `{field.name}` | {takes} | {shown} | {description(field.type)} |")

@@ -45,7 +45,7 @@ TRANSFORMS = Kind("transform", "shipper.transforms", "TRANSFORM", Transform, "sh
 
 def sink(name: str) -> type[Sink]:
     """Give the sink class of a type name. Raises ConfigError when there is none or its SDK is missing."""
-    return cast("type[Sink]", _class(SINKS, name))
+    return cast("type[Sink]", load(SINKS, name))
 
 
 def reader(name: str) -> type[Reader] | None:
@@ -55,27 +55,12 @@ def reader(name: str) -> type[Reader] | None:
 
 def source(name: str) -> type[Source]:
     """Give the source class of a type name. Raises ConfigError when there is none."""
-    return cast("type[Source]", _class(SOURCES, name))
+    return cast("type[Source]", load(SOURCES, name))
 
 
 def transform(name: str) -> type[Transform]:
     """Give the transform class of a type name. Raises ConfigError when there is none."""
-    return cast("type[Transform]", _class(TRANSFORMS, name))
-
-
-def list_sinks() -> list[str]:
-    """Give the names of all sink types, sorted, without importing them."""
-    return names(SINKS)
-
-
-def list_sources() -> list[str]:
-    """Give the names of all source types, sorted, without importing them."""
-    return names(SOURCES)
-
-
-def list_transforms() -> list[str]:
-    """Give the names of all transform types, sorted, without importing them."""
-    return names(TRANSFORMS)
+    return cast("type[Transform]", load(TRANSFORMS, name))
 
 
 def names(kind: Kind, *, plugins: bool = True) -> list[str]:
@@ -89,10 +74,6 @@ def names(kind: Kind, *, plugins: bool = True) -> list[str]:
 
 def load(kind: Kind, name: str) -> type[Any]:
     """Give the class of a type name of any kind. Raises ConfigError."""
-    return _class(kind, name)
-
-
-def _class(kind: Kind, name: str) -> type[Any]:
     found = _module(kind, name)
     cls = found if isinstance(found, type) else getattr(found, kind.attribute, None)
     if not isinstance(cls, type) or not issubclass(cls, kind.base):

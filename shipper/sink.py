@@ -126,8 +126,3 @@ class Reader(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release the connection."""
-
-
-def attribute_json(value: Any) -> str:
-    """Render an attribute's value as JSON text, with str() for what JSON does not know."""
-    return msgspec.json.encode(value, enc_hook=str).decode()

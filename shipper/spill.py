@@ -167,8 +167,14 @@ class Spill:
         number = self._segments[-1].number + 1 if self._segments else self.cursor.segment + 1
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{number:016d}.seg"
-        self._fd = self._fs.open_append(path)
-        self._fs.fsync_dir(self._directory)
+        fd = self._fs.open_append(path)
+        try:
+            self._fs.fsync_dir(self._directory)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd = fd
         self._segments.append(_Segment(number, path, 0))
         if len(self._segments) == 1:
             self.cursor = Cursor(number, 0)
@@ -184,8 +190,6 @@ class Spill:
         if segment.size == 0:
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
-        else:
-            self._fd = None
 
     def load(self, cursor: Cursor) -> tuple[Batch, Cursor] | None:
         """Read the batch at a cursor; give it with the cursor behind it, or None at the end.

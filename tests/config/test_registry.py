@@ -10,21 +10,21 @@ from shipper.errors import ConfigError
 
 
 def test_built_in_and_third_party_types_are_listed() -> None:
-    assert {"stdout", "blackhole", "vault"} <= set(registry.list_sinks())
+    assert {"stdout", "blackhole", "vault"} <= set(registry.names(registry.SINKS))
     assert "vault" not in registry.names(registry.SINKS, plugins=False)
-    assert "tape" in registry.list_sources()
-    assert "scrub" in registry.list_transforms()
+    assert "tape" in registry.names(registry.SOURCES)
+    assert "scrub" in registry.names(registry.TRANSFORMS)
 
 
 def test_private_modules_are_no_types() -> None:
-    assert not [name for name in registry.list_sinks() if name.startswith("_")]
+    assert not [name for name in registry.names(registry.SINKS) if name.startswith("_")]
     with pytest.raises(ConfigError, match="cannot be a sink type"):
         registry.sink("_render")
 
 
 def test_listing_imports_no_sink() -> None:
     code = (
-        "import sys; from shipper import registry; registry.list_sinks();"
+        "import sys; from shipper import registry; registry.names(registry.SINKS);"
         "print([m for m in sys.modules if m.startswith('sinks.')])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

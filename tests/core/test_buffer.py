@@ -252,6 +252,18 @@ def test_full_disk_while_spilling_leaves_everything_in_memory(tmp_path: Path) ->
     assert rig.drain() == raws(0, 1, 2)
 
 
+def test_segment_that_cannot_be_made_durable_leaves_the_spill_as_it_was(tmp_path: Path) -> None:
+    rig = Rig(tmp_path / "spill")
+    rig.buffer.close()
+    rig.fs = FaultyFileSystem(fail_sync=1)
+    rig.open()
+    with pytest.raises(OSError, match="Input/output"):
+        rig.buffer.put(batch(0), safe=True)
+    assert rig.buffer.empty()
+    rig.buffer.put(batch(1), safe=True)
+    assert rig.drain() == raws(1)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.sampled_from(["put", "safe", "take", "peek", "ack", "spill", "reopen"]), max_size=40))
 def test_any_order_of_steps_gives_every_record_once_and_in_order(
