@@ -45,6 +45,7 @@ from msgspec import Meta
 
 from shipper.clock import SystemClock
 from shipper.errors import ConfigError, ParkedError, RetryableError
+from shipper.fs import FileSystem
 from shipper.sink import Limits, Sink, SinkConfig
 from shipper.units import parse_size
 from sinks import _render
@@ -128,6 +129,7 @@ class FileSink(Sink):
         self._full = False
         self._resume: str | None = None
         self._resumed = False
+        self._fs = FileSystem()
         self._awaited: Counter[int] = Counter()
         self._matched: float | None = None
         self._awaited_text = ""
@@ -221,10 +223,8 @@ class FileSink(Sink):
         return b"".join(_render.text_lines(batch))
 
     def _append(self, data: bytes) -> None:
-        view = memoryview(data)
         try:
-            while view:
-                view = view[os.write(self._fd, view) :]
+            self._fs.write_all(self._fd, data)
             self._sync()
         except OSError:
             self._cut = True
@@ -273,7 +273,7 @@ class FileSink(Sink):
                 self._lock(fd, regular=S_ISREG(status.st_mode))
                 current = self._still(status.st_ino)
                 if current and created and self._config.fsync != "never":
-                    _sync_directory(self._path.parent)
+                    self._fs.fsync_dir(self._path.parent)
             except BaseException:
                 os.close(fd)
                 raise
@@ -362,7 +362,7 @@ class FileSink(Sink):
         os.close(self._fd)
         self._fd = -1
         self._open_file()
-        _sync_directory(self._path.parent)
+        self._fs.fsync_dir(self._path.parent)
         if self._config.compress:
             self._compress()
 
@@ -389,7 +389,7 @@ class FileSink(Sink):
                     target.flush()
                     os.fsync(target.fileno())
                 partial.rename(packed)
-                _sync_directory(self._path.parent)
+                self._fs.fsync_dir(self._path.parent)
                 plain.unlink()
             except OSError as error:  # it stays plain and is tried again at the next rotation
                 _log.warning("the rotated file %s could not be compressed; it stays: %s", plain, error)
@@ -485,14 +485,6 @@ def _lines(data: bytes) -> list[bytes]:
     r"""Split at ``\n`` alone; ``bytes.splitlines`` would also split at a carriage return."""
     lines = data.split(b"\n")
     return [line + b"\n" for line in lines[:-1]]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 SINK = FileSink

@@ -64,9 +64,7 @@ class PlainLines:
 
     def decode(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
         """Give a batch of the block's lines, or feed the joiner and give None."""
-        if not tail.form:
-            tail.form = self._form(tail.data)
-            joiner.rule = self._rule(tail.form)
+        self._know_form(tail, joiner)
         encoding = self._concrete(tail.data)
         raw = self.split(tail, block)
         if self.width == 1 and encoding == "utf-8":
@@ -99,9 +97,7 @@ class PlainLines:
 
     def feed_piece(self, tail: Tail, piece: bytes, joiner: Joiner, *, last: bool) -> None:
         """Take part of a line that is too long, or a line without newline."""
-        if not tail.form:
-            tail.form = self._form(tail.data)
-            joiner.rule = self._rule(tail.form)
+        self._know_form(tail, joiner)
         text = piece.decode(self._concrete(tail.data), "replace").removesuffix("\r" if last else "")
         if tail.position == 0:
             text = text.removeprefix("\ufeff")
@@ -210,6 +206,11 @@ class PlainLines:
     def _seed(self, tail: Tail) -> int:
         assert tail.state is not None
         return xxh3_64_intdigest(f"{tail.state.uid}:{tail.state.generation}".encode())
+
+    def _know_form(self, tail: Tail, joiner: Joiner) -> None:
+        if not tail.form:
+            tail.form = self._form(tail.data)
+            joiner.rule = self._rule(tail.form)
 
     def _form(self, data: Bytes) -> str:
         first = data.read(0, _FIRST_BYTES).decode(self._concrete(data), "replace").partition("\n")[0]
