@@ -180,7 +180,7 @@ class Delivery:
         return taken + self._write(batch.select(range(middle, len(batch))), rejected)
 
     def _write_rest(self, batch: Batch, error: PartialError, rejected: list[tuple[Batch, SinkError]]) -> int:
-        taken = len(batch) - len(error.failed)
+        taken = len(batch) - len(error.failed) - sum(len(rows) for rows, _ in error.together)
         if taken:
             self._succeeded()
         again: list[int] = []
@@ -194,10 +194,14 @@ class Delivery:
         if again and cause is not None:
             self._failed(cause)
             taken += self._write(batch.select(again), rejected)
+        for rows, refusal in error.together:
+            taken += self._split(batch.select(rows), refusal, rejected)
         return taken
 
     def _reject(self, batch: Batch, error: SinkError, rejected: list[tuple[Batch, SinkError]]) -> None:
         rejected.append((batch, error))
+        if isinstance(error, PermanentError) and error.certain:
+            return
         self._refused += 1
         if self._refused >= _SUSPICIOUS:
             self._refused = 0
@@ -274,6 +278,8 @@ class Delivery:
         if self.failing_since is None:
             self.failing_since = self._clock.monotonic()
         self._metrics.retried(self.name, error.code)
+        if error.maybe_taken:
+            self._metrics.maybe_doubled(self.name)
         throttled = error.retry_after is not None
         self._health.report(
             self._component, "parked" if parked else "throttled" if throttled else "retrying", str(error)

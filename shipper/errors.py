@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class ShipperError(Exception):
@@ -54,11 +54,18 @@ class SinkError(ShipperError):
 
 
 class RetryableError(SinkError):
-    """The same batch may be taken later. ``retry_after`` is in seconds, when the backend named a time."""
+    """The same batch may be taken later. ``retry_after`` is in seconds, when the backend named a time.
 
-    def __init__(self, message: str, *, code: str = "", retry_after: float | None = None) -> None:
+    ``maybe_taken`` says that the backend may have stored the batch and cannot tell doubles by id: an answer that
+    never came. It is tried again all the same, and counted.
+    """
+
+    def __init__(
+        self, message: str, *, code: str = "", retry_after: float | None = None, maybe_taken: bool = False
+    ) -> None:
         super().__init__(message, code=code)
         self.retry_after = retry_after
+        self.maybe_taken = maybe_taken
 
 
 class ParkedError(RetryableError):
@@ -66,15 +73,32 @@ class ParkedError(RetryableError):
 
 
 class PermanentError(SinkError):
-    """The backend refuses these very bytes for good. The delivery bisects to find the guilty rows."""
+    """The backend refuses these very bytes for good. The delivery bisects to find the guilty rows.
+
+    ``certain`` says that the sink knows the rule that the record breaks and applied it itself (too old, too large):
+    however many such records come in a row, the destination is not under suspicion.
+    """
+
+    def __init__(self, message: str, *, code: str = "", certain: bool = False) -> None:
+        super().__init__(message, code=code)
+        self.certain = certain
 
 
 class PartialError(SinkError):
-    """Some rows failed; every row not named was taken.
+    """Some rows failed; every row not named was taken. Indexes are those of the batch that was passed to ``write``.
 
-    ``failed`` maps an index into exactly the batch that was passed to ``write`` to that row's own error.
+    ``failed`` maps a row to its own error. ``together`` is for backends that refuse a whole request and do not say
+    which row is guilty: groups of rows with the refusal they share; the delivery bisects each.
     """
 
-    def __init__(self, failed: Mapping[int, SinkError], *, code: str = "") -> None:
-        super().__init__(f"{len(failed)} records were not taken", code=code)
+    def __init__(
+        self,
+        failed: Mapping[int, SinkError],
+        *,
+        together: Sequence[tuple[Sequence[int], PermanentError]] = (),
+        code: str = "",
+    ) -> None:
+        count = len(failed) + sum(len(rows) for rows, _ in together)
+        super().__init__(f"{count} records were not taken", code=code)
         self.failed = dict(failed)
+        self.together = tuple((tuple(rows), error) for rows, error in together)

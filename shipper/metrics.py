@@ -42,6 +42,12 @@ ACKED = Metric("shipper_sink_lines_acked_total", "counter", "Lines that a sink h
 RETRIES = Metric(
     "shipper_sink_retries_total", "counter", "Writes that failed and are tried again, by error code.", ("sink", "code")
 )
+MAYBE_DOUBLED = Metric(
+    "shipper_sink_maybe_doubled_total",
+    "counter",
+    "Requests sent again although the backend may have stored them and cannot tell doubles by id.",
+    ("sink",),
+)
 DROPPED = Metric(
     "shipper_dropped_total", "counter", "Lines that will never reach a sink, against the user's wish.", ("reason",)
 )
@@ -78,6 +84,7 @@ METRICS = (
     LAG_SECONDS,
     ACKED,
     RETRIES,
+    MAYBE_DOUBLED,
     DROPPED,
     FILTERED,
     LOST_BYTES,
@@ -121,6 +128,11 @@ class Metrics:
         """Count one failed write that will be tried again; ``code`` is the backend's own, or ``""``."""
         with self._lock:
             self._add(RETRIES, (sink, code or "none"), 1)
+
+    def maybe_doubled(self, sink: str) -> None:
+        """Count one request whose outcome is unknown at a backend that cannot tell doubles by id."""
+        with self._lock:
+            self._add(MAYBE_DOUBLED, (sink,), 1)
 
     def dropped(self, reason: str, lines: int) -> None:
         """Count lines that were given up."""

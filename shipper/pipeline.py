@@ -144,6 +144,7 @@ class Pipeline:
             or any(transform.wants_parse for transform in parts.transforms.values())
             or parts.router.wants_parse
         )
+        self._wants_levels = any(sink.wants_levels for sink in parts.sinks.values())
         self._feeds = [_Feed(name, source) for name, source in parts.sources.items()]
         self._behind: dict[str, float] = {}
         self._unput: list[tuple[Delivery, Batch]] = []
@@ -278,6 +279,8 @@ class Pipeline:
                 feed.parser.parse(batch)
                 if not dated:
                     self._stamp(batch)
+            elif self._wants_levels:
+                feed.parser.levels(batch)
             for name, transform in self._transforms.items():
                 before = len(batch)
                 batch = transform.apply(batch)

@@ -6,8 +6,8 @@ code that wants them.
 
 Invariants:
 
-* All columns of a batch have the same length. ``severities``, ``messages`` and ``attributes`` are either all
-  present (the batch is *parsed*) or all ``None``.
+* All columns of a batch have the same length. ``messages`` and ``attributes`` are either both present (the batch is
+  *parsed*, and has ``severities``) or both ``None``; then ``severities`` may be there, if a sink asked for levels only.
 * A column is never changed in place once the batch has left the reader: sinks in other threads share it.
   ``select`` and ``concat`` make new lists. The dicts in ``attributes`` are shared too: copy before changing.
 * ``times`` and ids are functions of the bytes in the file and their place alone, so a replay gives the same.
@@ -186,6 +186,7 @@ class Batch(msgspec.Struct):
         if len(batches) == 1:
             return batches[0]
         parsed = all(batch.parsed for batch in batches)
+        severities = [batch.severities for batch in batches if batch.severities is not None]
         return Batch(
             times=_flat([b.times for b in batches]),
             stamps=_flat([b.stamps for b in batches]),
@@ -193,7 +194,7 @@ class Batch(msgspec.Struct):
             raws=_flat([b.raws for b in batches]),
             resources=_flat([b.resources for b in batches]),
             offsets=_flat([b.offsets for b in batches]),
-            severities=_flat([b.severities or [] for b in batches]) if parsed else None,
+            severities=_flat(severities) if len(severities) == len(batches) else None,
             messages=_flat([b.messages or [] for b in batches]) if parsed else None,
             attributes=_flat([b.attributes or [] for b in batches]) if parsed else None,
             size=sum(b.size for b in batches),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 from msgspec import Meta
 
+from shipper.errors import SinkError
 from shipper.secret import masked_repr
 
 if TYPE_CHECKING:
@@ -64,16 +65,33 @@ class Limits(msgspec.Struct, frozen=True):
     linger: float = 0.0
 
 
+class Finding(msgspec.Struct, frozen=True):
+    """One thing about a sink that was looked at while online; see `Sink.examine`.
+
+    ``what`` is a word such as reachable, tls, login, rights, limits, clock. ``verdict`` is ``ok``, ``warn`` (works, but
+    will hurt) or ``fail``. ``evidence`` is what was seen; ``fix`` is what to do about it, empty when ok.
+    """
+
+    what: str
+    verdict: str
+    evidence: str
+    fix: str = ""
+
+
 class Sink(ABC):
     """Delivers batches to one backend. One thread at a time calls it.
 
-    Class attributes: ``config`` is the config class; ``wants_parse`` says whether batches must be parsed (a sink
-    that ships raw lines must not pay for a parse; an instance may override it); ``limits`` bounds a batch.
+    Class attributes, which an instance may override: ``config`` is the config class; ``wants_parse`` says whether
+    batches must be parsed (a sink that ships raw lines must not pay for a parse); ``wants_levels`` that it needs the
+    severities even so; ``limits`` bounds a batch; ``takes_canary`` whether a test record may be written to prove
+    that the destination works, which a file or a pipe that somebody reads as it is does not want.
     """
 
     config: ClassVar[type[SinkConfig]] = SinkConfig
     wants_parse: bool = True
+    wants_levels: bool = False
     limits: Limits = Limits()
+    takes_canary: ClassVar[bool] = True
 
     @abstractmethod
     def __init__(self, config: Any) -> None:
@@ -111,13 +129,33 @@ class Sink(ABC):
         """Prove that the backend would take a write, without writing. Raises SinkError. Default: ``open``."""
         self.open()
 
+    def examine(self) -> Iterator[Finding]:
+        """Look at the destination for an operator, one finding at a time, without writing; must not raise.
+
+        The default says whether ``healthcheck`` passes. A sink that can tell more says it apart: reachable, tls,
+        login, rights, limits, clock, each failure with its fix.
+        """
+        try:
+            self.healthcheck()
+        except SinkError as error:
+            yield Finding("reachable", "fail", str(error), "see the message; nothing was changed")
+        else:
+            yield Finding("reachable", "ok", "it would take a write")
+
     @abstractmethod
     def close(self) -> None:
         """Release everything. Called once, after the last write; must not raise and not block for long."""
 
 
 class Reader(ABC):
-    """Reads back what a sink wrote. A sink module offers it as ``READER``; built from the sink's own config."""
+    """Reads back what a sink wrote. A sink module offers it as ``READER``; built from the sink's own config.
+
+    ``parsed`` (an instance may override it) is false when the backend holds raw lines only: whoever reads then
+    parses them as the pipeline would have. A backend that cannot tell doubles by id may hold a record twice; its
+    reader gives it once.
+    """
+
+    parsed: bool = True
 
     @abstractmethod
     def read(self, query: Query) -> Iterator[Record]:

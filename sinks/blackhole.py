@@ -27,6 +27,7 @@ class BlackholeSink(Sink):
     """Counts and forgets. ``records`` and ``bytes`` (of source text) are totals since construction."""
 
     config: ClassVar[type[SinkConfig]] = BlackholeConfig
+    takes_canary: ClassVar[bool] = False
 
     def __init__(self, config: BlackholeConfig) -> None:
         self.wants_parse = config.parse

@@ -108,6 +108,7 @@ class FileSink(Sink):
     """Appends to one file. ``skipped`` counts lines that were found already written after a crash."""
 
     config: ClassVar[type[SinkConfig]] = FileConfig
+    takes_canary: ClassVar[bool] = False
 
     def __init__(self, config: FileConfig, *, clock: Clock | None = None) -> None:
         try:

@@ -41,6 +41,7 @@ class StdoutSink(Sink):
     """
 
     config: ClassVar[type[SinkConfig]] = StdoutConfig
+    takes_canary: ClassVar[bool] = False
 
     def __init__(self, config: StdoutConfig, *, descriptor: int = 1, patience: float = 5.0) -> None:
         self._lines = _render.json_lines if config.format == "json" else _render.text_lines

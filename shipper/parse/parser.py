@@ -91,6 +91,12 @@ class Parser:
                 attributes[i] = {**attributes[i], **mark}
         batch._ids = None  # noqa: SLF001 - stamps of plain files have changed, and ids with them
 
+    def levels(self, batch: Batch) -> None:
+        """Fill the severities alone, with what `parse` would find, for sinks that ship raw lines under a level."""
+        probe = msgspec.structs.replace(batch, times=list(batch.times), stamps=list(batch.stamps))
+        self.parse(probe)
+        batch.severities = probe.severities
+
     def _objects(self, batch: Batch, lines: list[str]) -> list[int]:
         """Parse the JSON lines, all decoded at once; give the indexes of all others."""
         # Comparing is cheaper than slicing: these are the lines of two characters or more that begin with "{".

@@ -332,3 +332,56 @@ def test_stop_while_the_sink_is_down_leaves_the_batch_unacked_and_safe_on_disk(t
     assert rig.ledger.safe(rig.file) == 100
     rig.buffer.close()
     rig.ledger.close()
+
+
+def test_group_refused_together_is_bisected_and_the_rest_counts_as_taken(tmp_path: Path) -> None:
+    refused: list[list[str]] = []
+
+    def fault(batch: Batch, call: int) -> None:
+        if call == 1:
+            raise PartialError({}, together=[([1, 2, 3, 4], PermanentError("one of these is bad", code="400"))])
+        if "bad" in batch.raws:
+            refused.append(list(batch.raws))
+            raise PermanentError("one of these is bad", code="400")
+
+    class Sorting(ListSink):
+        def write(self, batch: Batch) -> None:
+            try:
+                super().write(batch)
+            except PartialError:
+                self.taken = ["a"]  # the request of the first row was taken, that of the others was not
+                raise
+
+    sink = Sorting(fault)
+    rig = Rig(tmp_path, sink)
+    rig.put("a", "b", "bad", "c", "d")
+    rig.run()
+    assert sink.taken == ["a", "b", "c", "d"]
+    assert rig.dead() == [("bad", "one of these is bad", "400")]
+    assert refused[0] == ["b", "bad"]
+    assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 4
+    rig.ledger.close()
+
+
+def test_refusals_by_a_rule_the_sink_knows_put_nobody_under_suspicion(tmp_path: Path) -> None:
+    def fault(batch: Batch, call: int) -> None:
+        old = {
+            i: PermanentError("older than 14 days", certain=True) for i, raw in enumerate(batch.raws) if raw != "new"
+        }
+        if old:
+            raise PartialError(old)
+
+    rig = Rig(tmp_path, ListSink(fault))
+    rig.put(*["old"] * 200)
+    rig.run()
+    assert len(rig.dead()) == 200
+    assert rig.clock.waits == []
+    rig.ledger.close()
+
+
+def test_request_with_an_unknown_outcome_is_counted(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, ListSink(fail_times(RetryableError("no answer", maybe_taken=True), 3)))
+    rig.put("a")
+    rig.run()
+    assert rig.metrics.value("shipper_sink_maybe_doubled_total", sink="s") == 3
+    rig.ledger.close()

@@ -1,0 +1,283 @@
+"""What every sink that speaks HTTP shares: options, a connection pool, and what answers mean.
+
+urllib3 without its own retries and redirects: policy is the delivery's, and a redirect would carry a password to
+another host. Connections are kept, and looked up again by name whenever a new one is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import msgspec
+import urllib3
+from isal import isal_zlib
+from msgspec import Meta
+from urllib3.exceptions import (
+    HTTPError,
+    LocationParseError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
+from shipper.sink import Finding, SinkConfig
+from shipper.units import parse_duration
+
+#: Statuses that say "later" whatever the backend (RFC 9110; 408 and 425 too).
+LATER = frozenset([408, 425, 429, 500, 502, 503, 504])
+#: Bytes of an answer's text that are quoted in an error.
+QUOTED = 500
+#: Seconds by which the clocks may differ before `examine` warns.
+SKEW = 30.0
+_GZIP = 31  # zlib's window bits for a gzip frame
+_FASTEST = 0
+
+
+class HttpSinkConfig(SinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the section of every HTTP sink may say. Subclasses add their own fields."""
+
+    headers: Annotated[dict[str, str], Meta(description="Headers added to every request.")] = msgspec.field(
+        default_factory=dict
+    )
+    ca_file: Annotated[
+        str, Meta(description="File with the certificates that may sign the server's.", extra={"path": True})
+    ] = ""
+    cert_file: Annotated[str, Meta(description="File with this client's certificate.", extra={"path": True})] = ""
+    key_file: Annotated[str, Meta(description="File with this client's private key.", extra={"path": True})] = ""
+    tls_verify: Annotated[bool, Meta(description="Whether the server's certificate and name are checked.")] = True
+    connect_timeout: Annotated[str, Meta(description="How long to wait for a connection.")] = "10s"
+    timeout: Annotated[str, Meta(description="How long to wait for an answer.")] = "60s"
+
+    def check_http(self) -> None:
+        """Check what types cannot; call it from ``__post_init__``. Raises ValueError."""
+        for name in ("connect_timeout", "timeout"):
+            if parse_duration(getattr(self, name)) <= 0:
+                raise ValueError(f"{name}: must be more than 0")
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file: needs cert_file, the certificate that belongs to it")
+        if not self.tls_verify and self.ca_file:
+            raise ValueError("tls_verify: false would not use ca_file; leave one of them out")
+
+
+def check_url(name: str, url: str) -> None:
+    """Check an endpoint. Raises ValueError naming the option."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{name}: not an http or https URL, such as https://logs.example.com:3100")
+    if parts.username or parts.password:
+        raise ValueError(f"{name}: a user or password in the URL would be printed; use the options for them")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{name}: what stands behind ? or # would be lost; leave it out")
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the server said. ``headers`` has lower-case names."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """The body for an error message: one line, at most `QUOTED` characters."""
+        return " ".join(self.body[: 4 * QUOTED].decode("utf-8", "replace").split())[:QUOTED]
+
+
+class Client:
+    """Requests to one server. Not for several threads at once."""
+
+    def __init__(self, base: str, config: HttpSinkConfig, *, what: str) -> None:
+        """Make a client for URLs below ``base``; ``what`` names the destination in errors. Opens nothing."""
+        self.base = base.rstrip("/")
+        self.what = what
+        self._config = config
+        self._pool: urllib3.PoolManager | None = None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | Sequence[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send and wait for the answer, whatever its status.
+
+        Raises RetryableError when there was none; ``maybe_taken`` if the request may have arrived. Raises ParkedError
+        when the server's certificate is not accepted or a TLS file cannot be used.
+        """
+        pool = self._opened()
+        try:
+            answer = pool.request(
+                method,
+                self.base + path,
+                body=body if body is None or isinstance(body, bytes) else b"".join(body),
+                headers={**self._config.headers, **(headers or {})},
+                retries=False,
+                redirect=False,
+            )
+        except (HTTPError, OSError) as error:
+            raise self._lost(error) from error
+        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data)
+
+    def close(self) -> None:
+        """Close all connections; the next request opens new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.clear()
+
+    def _opened(self) -> urllib3.PoolManager:
+        if self._pool is None:
+            config = self._config
+            timeout = urllib3.Timeout(
+                connect=parse_duration(config.connect_timeout), read=parse_duration(config.timeout)
+            )
+            try:
+                context = _tls(config) if self.base.startswith("https:") else None
+            except (OSError, ssl.SSLError) as error:
+                raise ParkedError(f"{self.what}: cannot use the TLS files: {error}", code="tls") from error
+            self._pool = urllib3.PoolManager(num_pools=4, maxsize=2, timeout=timeout, ssl_context=context)
+        return self._pool
+
+    def _lost(self, error: Exception) -> RetryableError:
+        self.close()  # a connection in an unknown state must not be used again
+        told = _innermost(error)
+        if isinstance(error, SSLError) or isinstance(told, ssl.SSLCertVerificationError):
+            if isinstance(told, ssl.SSLCertVerificationError):
+                return ParkedError(
+                    f"{self.what}: the server's certificate is not accepted: {told.verify_message}; give the certificate"
+                    " that signed it as ca_file, or mend the name in the endpoint",
+                    code="tls",
+                )
+            return RetryableError(f"{self.what}: TLS failed: {told}", code="tls")
+        if isinstance(error, LocationParseError):
+            return ParkedError(f"{self.what}: {error}", code="url")
+        unsent = isinstance(error, (NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
+        code = "connect" if unsent else "timeout" if isinstance(error, ReadTimeoutError) else "connection"
+        what = "cannot connect" if unsent else "no answer"
+        if isinstance(error, ReadTimeoutError):
+            what = f"no answer within {self._config.timeout}"
+        elif isinstance(error, ProtocolError):
+            what = "the connection broke before the answer was complete"
+        return RetryableError(f"{self.what}: {what}: {told}", code=code, maybe_taken=not unsent)
+
+
+def refusal(answer: Answer, what: str) -> SinkError:
+    """Sort an answer that is no success, for backends without rules of their own for its status.
+
+    Later (with the server's Retry-After), the operator's fault (login, rights, path), or the record's.
+    """
+    code, text = str(answer.status), f"{what}: {answer.status} {answer.text}".rstrip()
+    if answer.status in LATER:
+        return RetryableError(text, code=code, retry_after=retry_after(answer))
+    if answer.status in {401, 403, 407}:
+        return ParkedError(f"{text}; check the credentials and the rights that the sink's page names", code=code)
+    if answer.status in {404, 405, 501} or 300 <= answer.status < 400:
+        return ParkedError(f"{text}; check the endpoint", code=code)
+    if answer.status < 300:
+        return ParkedError(f"{text}; this answer does not mean that anything was stored", code=code)
+    if answer.status in {400, 413, 414, 415, 422, 431}:
+        return PermanentError(text, code=code)
+    return RetryableError(text, code=code, retry_after=retry_after(answer))
+
+
+def retry_after(answer: Answer) -> float | None:
+    """Give the seconds of a Retry-After header, in either of its forms (RFC 9110, 10.2.3), or ``None``."""
+    value = answer.headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    if value.replace(".", "", 1).isascii() and value.replace(".", "", 1).isdigit():
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def gzipped(data: bytes) -> bytes:
+    """Compress as gzip at isal's fastest level; the same bytes give the same result."""
+    packer = isal_zlib.compressobj(_FASTEST, isal_zlib.DEFLATED, _GZIP)
+    return bytes(packer.compress(data)) + bytes(packer.flush())
+
+
+def secret(value: str, path: str, option: str) -> str:
+    """Give a secret from its option or its file, which is read anew each time so that it may be rotated.
+
+    Raises ParkedError when the file cannot be read.
+    """
+    if not path:
+        return value
+    try:
+        return Path(path).read_text().removesuffix("\n")
+    except (OSError, UnicodeError) as error:
+        raise ParkedError(f"{option}: cannot read {path}: {error}", code="secret") from error
+
+
+def basic(user: str, password: str) -> str:
+    """Give the value of an Authorization header (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def examine(
+    client: Client, probe: Callable[[], Answer], *, fine: frozenset[int] = frozenset([200, 204])
+) -> Iterator[Finding]:
+    """Give the findings that every HTTP destination has: reachable, tls, login, clock. ``probe`` asks harmlessly."""
+    try:
+        answer = probe()
+    except SinkError as error:
+        what = "tls" if error.code == "tls" else "reachable"
+        yield Finding(what, "fail", str(error), "check the endpoint, the network and the certificate files")
+        return
+    yield Finding("reachable", "ok", f"{client.base} answers")
+    if client.base.startswith("https:"):
+        yield Finding("tls", "ok", "encrypted, the certificate is accepted")
+    else:
+        yield Finding("tls", "warn", "not encrypted", "use an https endpoint if anybody else can listen")
+    if answer.status in fine:
+        yield Finding("login", "ok", "the request was accepted")
+    else:
+        refused = refusal(answer, client.what)
+        yield Finding("login", "fail", str(refused), "give credentials that may do what the sink's page names")
+    yield from _clock(answer)
+
+
+def _clock(answer: Answer) -> Iterator[Finding]:
+    try:
+        skew = parsedate_to_datetime(answer.headers.get("date", "")).timestamp() - time.time()
+    except (ValueError, TypeError):
+        return
+    if abs(skew) > SKEW:
+        yield Finding(
+            "clock", "warn", f"the server's clock is {skew:+.0f} s from ours", "run a time service on both machines"
+        )
+    else:
+        yield Finding("clock", "ok", f"{skew:+.0f} s from ours")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while (inner := error.__cause__ or error.__context__ or _argument(error)) is not None:
+        error = inner
+    return error
+
+
+def _argument(error: BaseException) -> BaseException | None:
+    return next((one for one in error.args if isinstance(one, BaseException)), None)
+
+
+def _tls(config: HttpSinkConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=config.ca_file or None)
+    if not config.tls_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if config.cert_file:
+        context.load_cert_chain(config.cert_file, config.key_file or None)
+    return context
