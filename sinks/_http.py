@@ -7,8 +7,10 @@ another host. Connections are kept, and looked up again by name whenever a new o
 from __future__ import annotations
 
 import base64
+import logging
 import ssl
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,6 +23,7 @@ from isal import isal_zlib
 from msgspec import Meta
 from urllib3.exceptions import (
     HTTPError,
+    InsecureRequestWarning,
     LocationParseError,
     NewConnectionError,
     ProtocolError,
@@ -40,6 +43,11 @@ QUOTED = 500
 SKEW = 30.0
 _GZIP = 31  # zlib's window bits for a gzip frame
 _FASTEST = 0
+_BODILESS = frozenset([204, 304])
+#: The headers of which one tells where a body ends (RFC 9112, 6.3).
+_ENDS = frozenset(["content-length", "transfer-encoding", "connection"])
+
+_log = logging.getLogger(__name__)
 
 
 class HttpSinkConfig(SinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,7 +135,11 @@ class Client:
             )
         except (HTTPError, OSError) as error:
             raise self._lost(error) from error
-        return Answer(answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data)
+        told = {name.lower(): value for name, value in answer.headers.items()}
+        if answer.status not in _BODILESS and method != "HEAD" and not _ENDS.intersection(told):
+            # http.client takes headers that end with the connection for complete ones.
+            raise self._lost(ProtocolError("the headers are incomplete"))
+        return Answer(answer.status, told, answer.data)
 
     def close(self) -> None:
         """Close all connections; the next request opens new ones."""
@@ -142,11 +154,23 @@ class Client:
                 connect=parse_duration(config.connect_timeout), read=parse_duration(config.timeout)
             )
             try:
-                context = _tls(config) if self.base.startswith("https:") else None
+                context = self._tls() if self.base.startswith("https:") else None
             except (OSError, ssl.SSLError) as error:
                 raise ParkedError(f"{self.what}: cannot use the TLS files: {error}", code="tls") from error
             self._pool = urllib3.PoolManager(num_pools=4, maxsize=2, timeout=timeout, ssl_context=context)
         return self._pool
+
+    def _tls(self) -> ssl.SSLContext:
+        config = self._config
+        context = ssl.create_default_context(cafile=config.ca_file or None)
+        if not config.tls_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+            warnings.filterwarnings("ignore", category=InsecureRequestWarning)
+            _log.warning("%s: tls_verify is false, so anybody may pose as the server", self.what)
+        if config.cert_file:
+            context.load_cert_chain(config.cert_file, config.key_file or None)
+        return context
 
     def _lost(self, error: Exception) -> RetryableError:
         self.close()  # a connection in an unknown state must not be used again
@@ -271,13 +295,3 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _argument(error: BaseException) -> BaseException | None:
     return next((one for one in error.args if isinstance(one, BaseException)), None)
-
-
-def _tls(config: HttpSinkConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=config.ca_file or None)
-    if not config.tls_verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if config.cert_file:
-        context.load_cert_chain(config.cert_file, config.key_file or None)
-    return context

@@ -20,6 +20,7 @@ from shipper.query import Query
 from shipper.record import Batch, Record, Resource
 from shipper.sink import Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
+from shipper.testing.certificates import Authority
 from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.mariadb import MariaDB
 from shipper.testing.proxy import FaultProxy
@@ -763,3 +764,24 @@ def test_order_in_the_batch_does_not_matter(database: LogsDatabase, sink: MysqlS
     late, early = make_batch(["late"], start_ns=START_NS + 10**9), make_batch(["early"])
     sink.write(Batch.concat([late, early, late]))
     assert database.messages() == ["early", "late"]
+
+
+@pytest.mark.slow
+def test_tls_is_verified_by_authority_and_name(tmp_path: Path) -> None:
+    """A real handshake: the right certificate is taken, a stranger's and one for another name are not."""
+    authority = Authority(tmp_path)
+    pair = authority.issue("127.0.0.1")
+    options = (f"--ssl-cert={pair.cert}", f"--ssl-key={pair.key}", f"--ssl-ca={authority.cert}")
+    for path in (tmp_path, *tmp_path.parents[:-2], pair.cert, pair.key, authority.cert):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    with MariaDB(options=options) as server:
+        database = LogsDatabase(server)
+        secure = {"host": "127.0.0.1", "port": server.port, "unix_socket": "", "ssl_mode": "verify_identity"}
+        sink = _opened(_config(database, **secure, ssl_ca=str(authority.cert)))
+        sink.write(make_batch(["by TLS"]))
+        sink.close()
+        assert len(database.rows("1")) == 1
+        with pytest.raises(ParkedError):
+            _opened(_config(database, **secure, ssl_ca=str(Authority(tmp_path, "stranger").cert)))
+        with pytest.raises(ParkedError):
+            _opened(_config(database, **{**secure, "host": "localhost"}, ssl_ca=str(authority.cert)))
