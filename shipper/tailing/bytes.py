@@ -6,7 +6,9 @@ Both are over uncompressed bytes, so a file keeps its identity when it is compre
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 from typing import TYPE_CHECKING, Protocol
 
 from xxhash import xxh3_64_intdigest
@@ -32,6 +34,24 @@ _MOST_RATIO = 1032
 def digest(data: bytes) -> int:
     """Hash bytes for a head or a marker; no bytes give 0."""
     return xxh3_64_intdigest(data) if data else 0
+
+
+#: Descriptors left for everything that is no log: the state, sinks, HTTP, directories; a quarter when few are allowed.
+SPARE_DESCRIPTORS = 64
+
+
+def open_log(path: str) -> int:
+    """Open a log for reading; give its descriptor.
+
+    Raises OSError, with EMFILE already when only `SPARE_DESCRIPTORS` are left: a file more must not cost the daemon
+    its state and its sinks. The system gives the lowest free number, so the number tells how many are in use.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and fd >= limit - min(SPARE_DESCRIPTORS, limit // 4):
+        os.close(fd)
+        raise OSError(errno.EMFILE, f"only {limit} files may be open; raise LimitNOFILE= or ulimit -n", path)
+    return fd
 
 
 class Bytes(Protocol):

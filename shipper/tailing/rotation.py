@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from shipper.logs import get_logger
-from shipper.tailing.bytes import Bytes, GzipBytes, PlainBytes, copies, matches
+from shipper.tailing.bytes import Bytes, GzipBytes, PlainBytes, copies, matches, open_log
 from shipper.tailing.tail import Log, Tail
 
 if TYPE_CHECKING:
@@ -411,7 +411,7 @@ class Rotation(ABC):
 
 
 def _open(sibling: Sibling) -> Bytes:
-    fd = os.open(sibling.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    fd = open_log(sibling.path)
     try:
         return GzipBytes(fd) if sibling.archive else PlainBytes(fd)
     except BaseException:

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from shipper.logs import get_logger
+from shipper.tailing.bytes import open_log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +96,7 @@ class Watch:
         """Take note of a name. Called by watchdog's thread."""
         if self._seize and path.endswith(self._seize) and len(self.opened) < _OPENED:
             with suppress(OSError):
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                fd = open_log(path)
                 self.opened.append(Found(path, fd, _read(os.path.join(os.path.dirname(path), "config.v2.json"))))
         self._dirty.set()
         self._wake()

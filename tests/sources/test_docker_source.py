@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from shipper.sources.docker import DockerConfig, DockerSource
+from shipper.tailing.bytes import SPARE_DESCRIPTORS
 from shipper.tailing.container import Selection
 from shipper.testing.dockerlog import DockerLog, docker_time
 from shipper.testing.positions import MemoryPositions
@@ -690,6 +692,33 @@ def test_unfinished_last_entry_waits_until_it_is_whole(
     assert reading.after(20) == []
     log.raw(whole[20:])
     assert reading.after(0.1) == ["two"]
+
+
+def test_more_files_than_may_be_open_leave_descriptors_for_the_rest(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
+    """A file that finds no descriptor is reported and waits; the others are read, and the daemon keeps working."""
+    logs = [container(name=f"c{number}") for number in range(40)]
+    for number, log in enumerate(logs):
+        log.write(f"line {number}")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = 4 * SPARE_DESCRIPTORS
+    taken = [os.open("/dev/null", os.O_RDONLY)]
+    while taken[-1] < allowed - SPARE_DESCRIPTORS - 21:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, limits[1]))
+        reading = read()
+        lines = reading.poll()
+        assert 15 <= len(lines) <= 20
+        assert reading.source.counts()[1] == 40 - len(lines)
+        taken += [os.open("/dev/null", os.O_RDONLY) for _ in range(SPARE_DESCRIPTORS - 5)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+    assert sorted([*lines, *reading.after(2)]) == sorted(f"line {number}" for number in range(40))
+    assert reading.source.counts()[1] == 0
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
