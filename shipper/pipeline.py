@@ -147,6 +147,7 @@ class Pipeline:
         self._wants_levels = any(sink.wants_levels for sink in parts.sinks.values())
         self._feeds = [_Feed(name, source) for name, source in parts.sources.items()]
         self._behind: dict[str, float] = {}
+        self._waiting: set[str] = set()
         self._unput: list[tuple[Delivery, Batch]] = []
         self._stopping = threading.Event()
         self._kept = threading.Event()
@@ -390,6 +391,13 @@ class Pipeline:
                 self._health.report("state", "ok")
         for delivery in self._deliveries.values():
             buffer = delivery.buffer
+            waits = not buffer.room() and not buffer.can_spill()
+            if waits and delivery.name not in self._waiting:
+                log.warning(
+                    "the spill is full (max_size, or No space left on its disk); reading waits for the sink",
+                    sink=delivery.name, bytes=buffer.spill_bytes, limit=buffer.spill_limit,
+                )  # fmt: skip
+            (self._waiting.add if waits else self._waiting.discard)(delivery.name)
             self._metrics.set_spool(delivery.name, buffer.spill_bytes, buffer.spill_limit)
             self._metrics.set_buffer(delivery.name, buffer.memory_bytes, buffer.waiting_seconds())
         open_files = unreadable = 0

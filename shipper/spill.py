@@ -21,6 +21,7 @@ Rules:
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -42,6 +43,8 @@ log = get_logger("spill")
 _HEADER = struct.Struct("<4sIII")
 _MAGIC = b"SHP1"
 _SEGMENT_BYTES = 8 << 20
+#: Bytes of the disk that no spill takes, so that positions and dead letters can still be saved beside it.
+_KEPT_FREE = 16 << 20
 
 
 class _Frame(msgspec.Struct, array_like=True):
@@ -82,6 +85,7 @@ class Spill:
         self._limit = limit
         # Room for one more batch, so that the limit holds without knowing how well that batch compresses.
         self._reserve = min(512 << 10, limit // 4)
+        self._kept_free = min(_KEPT_FREE, limit // 8)
         self._segment_bytes = max(64 << 10, min(_SEGMENT_BYTES, limit // 8))
         self._fs = fs
         self._on_lost = on_lost
@@ -140,14 +144,20 @@ class Spill:
 
     @property
     def full(self) -> bool:
-        """Whether the limit is reached: no further batch may be appended."""
-        return self.size + self._reserve > self._limit
+        """Whether the limit is reached, or the disk's last bytes: no further batch may be appended."""
+        return self.size + self._reserve > self._limit or self._cramped()
+
+    def _cramped(self) -> bool:
+        # The state directory exists before any spill: <state_dir>/spill/<sink>.
+        return self._fs.free_bytes(self._directory.parent.parent) < self._kept_free
 
     def append(self, batch: Batch) -> None:
         """Write a batch durably at the end.
 
         Raises OSError (no space, say); then nothing was appended and the segment is as it was.
         """
+        if self._cramped():
+            raise OSError(errno.ENOSPC, f"No space left for the spill: {self._kept_free} bytes stay free for positions")
         payload = _encode(batch)
         frame = _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload), len(batch)) + payload
         if self._fd is None or self._segments[-1].size >= self._segment_bytes:

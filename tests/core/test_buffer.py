@@ -242,7 +242,7 @@ def test_records_in_the_deliverys_hands_count_as_dropped_only_when_they_are_neve
 def test_full_disk_while_spilling_leaves_everything_in_memory(tmp_path: Path) -> None:
     rig = Rig(tmp_path / "spill")
     rig.buffer.close()
-    rig.fs = FaultyFileSystem(space=150)
+    rig.fs = FaultyFileSystem(space=rig.limit // 8 + 150)
     rig.open()
     for number in range(3):
         rig.buffer.put(batch(number))

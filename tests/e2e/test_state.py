@@ -156,7 +156,7 @@ def test_disk_full_in_the_middle_of_an_outage_makes_the_reader_wait_and_loses_no
             log.write(written[-1])
 
     with small_disk(tmp_path / "small", "600k") as disk:
-        sink = sqlite_at(away) | {"busy_timeout": "0.1s", "buffer": {"max_memory": "64KiB"}}
+        sink = sqlite_at(away) | {"busy_timeout": "0.1s", "buffer": {"max_memory": "64KiB", "max_size": "2MiB"}}
         config = docker_to(containers, db=sqlite_at(local), away=sink) | {"state_dir": str(disk / "state")}
         daemon = make_daemon(config)
         daemon.start()
@@ -167,6 +167,7 @@ def test_disk_full_in_the_middle_of_an_outage_makes_the_reader_wait_and_loses_no
                 write(100)
                 time.sleep(0.1)
             assert "No space left" in daemon.log
+            assert "positions cannot be saved" not in daemon.log, "the spill leaves room for the positions"
             assert daemon.get("/healthz")[0] == 200
         assert log.rotations >= 10
         assert wait_for(written, lambda: sqlite_messages(away)) == ""
