@@ -60,6 +60,7 @@ class Buffer:
         self._afloat = 0  # peeked records whose spilled copy was dropped: lost only if they are never acked
         self._condition = threading.Condition()
         self._closed = False
+        self._left = False
         self._waiting_since = clock.monotonic()
         #: Called without the lock whenever room appears, so that a waiting reader reads on.
         self.on_room: Callable[[], None] = lambda: None
@@ -104,7 +105,7 @@ class Buffer:
         with self._condition:
             if self.empty():
                 self._waiting_since = self._clock.monotonic()
-            if safe or not self.room():
+            if not self._left and (safe or not self.room()):
                 if not self._disk:
                     self._to_disk()
                 self._append(batch)
@@ -201,6 +202,8 @@ class Buffer:
         spans: list[Span] = []
         cursor: Cursor | None = None
         with self._condition:
+            if self._left:
+                return
             self._waiting_since = self._clock.monotonic()
             was_full = not self.room()
             if self._disk:
@@ -230,8 +233,12 @@ class Buffer:
             self._condition.notify_all()
 
     def close(self) -> None:
-        """Close the spill's files."""
+        """Close the spill's files and leave them alone from now on.
+
+        A thread that outlives its pipeline (a write that hangs) must not touch what the next pipeline has opened.
+        """
         with self._condition:
+            self._left = True
             self._spill.close()
             afloat, self._afloat = self._afloat, 0
         if afloat:

@@ -1,8 +1,13 @@
 """The daemon: one pipeline after another, driven by signals.
 
 * SIGTERM or SIGINT: drain within ``shutdown_timeout``, then exit; a second one stops at once.
-* SIGHUP: reload. The new configuration is loaded, checked and built beside the running pipeline; only then is the
-  old one drained and the new one started, from the same state. A bad configuration changes nothing and is reported.
+* SIGHUP: reload. The new configuration is loaded, checked and built beside the running pipeline, and every sink that
+  is new in use or whose section changed is proven (`shipper.canary`); only then is the old pipeline drained and the new
+  one started, from the same state. A refused configuration changes nothing and is reported.
+
+Why no line is in neither sink nor in both: the old pipeline ends with every line that it read acked by its sinks or
+in their spills, and the positions saved behind it. The new one reads from there on. What is in a spill goes to the
+sink it was spilled for, whether that still gets records, is out of use, or was removed by this reload.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shipper.canary import prove_all
 from shipper.clock import SystemClock
 from shipper.config import HttpConfig
 from shipper.errors import ConfigError, ShipperError
@@ -55,7 +61,7 @@ class Daemon:
         # Batches are large, acyclic and short-lived: frequent collections would only walk them.
         gc.set_threshold(100_000, 50, 100)
         _raise_file_limit()
-        parts = Parts.build(self._config)
+        parts = self._parts = Parts.build(self._config)
         self._install_signals()
         if self._config.http.enabled and not self._once:
             from shipper.http import HttpServer  # noqa: PLC0415 - only who listens pays for it
@@ -95,12 +101,13 @@ class Daemon:
         pipeline = Pipeline(parts, clock=self._clock, metrics=self._metrics, health=self._health, once=self._once)
         pipeline.start()
         gc.freeze()
-        self._config = parts.config
+        self._config, self._parts = parts.config, parts
         self._metrics.set_config(valid=True, digest=_digest(parts.config.path))
         for name in pending_spills(parts.config.state_dir):
-            if name not in parts.config.sinks:
+            if name not in parts.config.sinks and name not in parts.draining:
                 log.warning(
-                    "undelivered lines wait for a sink that is not configured; put its section back to deliver them",
+                    "undelivered lines wait for a sink that is not configured; put its section back to deliver them,"
+                    " or drop them with: shipper spill drop",
                     sink=name, directory=str(parts.config.state_dir / "spill" / name),
                 )  # fmt: skip
         log.info(
@@ -116,18 +123,23 @@ class Daemon:
             log.warning("nothing to reload: this configuration did not come from a file")
             return pipeline
         try:
-            parts = Parts.build(load(path, os.environ))
+            removed = {**self._parts.removed, **self._config.sinks}
+            parts = Parts.build(load(path, os.environ), removed)
             if parts.config.state_dir != self._config.state_dir:
                 raise ConfigError("state_dir cannot change while running; restart the daemon to move the state")  # noqa: TRY301 - one way to refuse
+            if not self._prove(parts):
+                log.warning("reload given up: told to stop")
+                return pipeline
         except ConfigError as error:
             self._refused(error)
             return pipeline
-        old = self._config
+        old, was = self._config, self._parts
         log.info("reloading", config=str(path))
         pipeline.stop(min(RELOAD_DRAIN, old.shutdown_timeout), now=self._second_signal)
-        for name in old.sinks:
+        parts = parts.with_draining()
+        for name in was.running.keys() | old.sinks.keys():
             self._health.remove(f"sink:{name}")
-            if name not in parts.config.sinks:
+            if name not in parts.config.sinks and name not in parts.draining:
                 self._metrics.forget_sink(name)
         for name in old.sources:
             self._health.remove(f"source:{name}")
@@ -135,10 +147,43 @@ class Daemon:
             started = self._start(parts)
         except ShipperError as error:
             self._refused(error)
-            return self._start(Parts.build(old))
+            return self._start(Parts.build(old, was.removed))
         self._metrics.reloaded("ok")
         self._health.report("config", "ok")
+        files, size = started.standing()
+        log.info(
+            "switched: lines behind this position go to the new sinks",
+            sinks=list(parts.router.sinks), was=list(was.router.sinks), files=files, bytes=size,
+        )  # fmt: skip
+        for name, size in started.draining().items():
+            log.info("still draining: what this sink was given before goes to it", sink=name, bytes=size)
         return started
+
+    def _prove(self, parts: Parts) -> bool:
+        """Prove every sink that is new in use or changed, while the old pipeline runs on.
+
+        A sink that runs under an equal section is proven by running; a file has one writer. Gives False when told to
+        stop meanwhile. Raises ConfigError when a sink fails.
+        """
+        running = self._parts.running
+        fresh = {name: parts.section(name) for name in parts.sinks if running.get(name) != parts.section(name)}
+        if not fresh:
+            return True
+        found = prove_all(fresh, clock=self._clock, interrupted=self._second_signal)
+        if found is None:
+            return False
+        faults: list[str] = []
+        for name, findings in found.items():
+            for finding in findings:
+                if finding.verdict == "fail":
+                    faults.append(f"sink {name} failed its proof ({finding.what}): {finding.evidence}; {finding.fix}")
+                elif finding.verdict == "warn":
+                    log.warning("sink proven but for this", sink=name, found=finding.evidence, fix=finding.fix)
+            if not any(finding.verdict == "fail" for finding in findings):
+                log.info("sink proven", sink=name, by="; ".join(f.evidence for f in findings if f.verdict == "ok"))
+        if faults:
+            raise ConfigError(*faults)
+        return True
 
     def _refused(self, error: ShipperError) -> None:
         self._metrics.set_config(valid=False)
@@ -158,13 +203,22 @@ class Daemon:
         """Wait for a signal, for the end of ``--once``, or for a fault; give the signal or 0."""
         while True:
             if self._signals:
-                return self._signals.pop(0)
+                return self._take_signal()
             if pipeline.finished.is_set():
                 return 0
             self._event.clear()
             if not self._signals:
                 # A timeout, because the pipeline's end does not set our event.
                 self._event.wait(0.02 if self._once else 1.0)
+
+    def _take_signal(self) -> int:
+        """Take one signal: an end before a reload, and any number of reloads as one."""
+        # Only operations that a signal cannot interrupt: the handler appends to the same list.
+        signum = next((one for one in tuple(self._signals) if one != signal.SIGHUP), signal.SIGHUP)
+        self._signals.remove(signum)
+        while signum == signal.SIGHUP and signal.SIGHUP in self._signals:
+            self._signals.remove(signal.SIGHUP)
+        return signum
 
     def _second_signal(self) -> bool:
         return any(signum != signal.SIGHUP for signum in self._signals)

@@ -212,6 +212,11 @@ class Ledger:
         with self._lock:
             return self._sink_states.get(sink, SinkState(sink))
 
+    def standing(self) -> tuple[int, int]:
+        """Give the number of files and the sum of their offsets in bytes: where reading stands."""
+        with self._lock:
+            return len(self._files), sum(file.state.offset for file in self._files.values())
+
     def lags(self) -> list[tuple[str, int]]:
         """Give path and unsafe bytes of every file that is not done."""
         with self._lock:

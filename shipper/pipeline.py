@@ -19,6 +19,7 @@ import os
 import sqlite3
 import threading
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,7 +30,7 @@ from shipper.checkpoint import Checkpoint
 from shipper.config import Config
 from shipper.deadletter import DeadLetters
 from shipper.delivery import Delivery
-from shipper.errors import SourceError, StateError
+from shipper.errors import ConfigError, SourceError, StateError
 from shipper.fs import FileSystem
 from shipper.ledger import Ledger
 from shipper.logs import get_logger, own_log_paths
@@ -43,7 +44,7 @@ from shipper.transform import Transform
 from shipper.units import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from shipper.clock import Clock
     from shipper.health import Health
@@ -64,7 +65,7 @@ class Parts(msgspec.Struct, frozen=True):
     """Everything of a configuration, built but not opened: what a reload needs before it may stop the old pipeline.
 
     ``draining`` are sinks that no record goes to any more but for which spilled batches wait: they are still
-    delivered.
+    delivered. ``removed`` are the last sections of sinks that a reload took out of the configuration.
     """
 
     config: Config
@@ -73,10 +74,11 @@ class Parts(msgspec.Struct, frozen=True):
     transforms: dict[str, Transform]
     sinks: dict[str, Sink]
     draining: dict[str, Sink]
+    removed: dict[str, SinkConfig] = {}
 
     @classmethod
-    def build(cls, config: Config) -> Parts:
-        """Build all parts. Raises ConfigError."""
+    def build(cls, config: Config, removed: Mapping[str, SinkConfig] = MappingProxyType({})) -> Parts:
+        """Build all parts; ``removed`` has the last sections of sinks that the config may lack. Raises ConfigError."""
         router = Router(config.active, config.routes)
         return cls(
             config=config,
@@ -84,12 +86,34 @@ class Parts(msgspec.Struct, frozen=True):
             sources={name: registry.source(section.type)(section) for name, section in config.sources.items()},
             transforms={name: registry.transform(section.type)(section) for name, section in config.transforms.items()},
             sinks={name: _build_sink(config.sinks[name]) for name in router.sinks},
-            draining={
-                name: _build_sink(config.sinks[name])
-                for name in pending_spills(config.state_dir)
-                if name in config.sinks and name not in router.sinks
-            },
-        )
+            draining={},
+            removed={name: section for name, section in removed.items() if name not in config.sinks},
+        ).with_draining()
+
+    def with_draining(self) -> Parts:
+        """Give the same parts with every sink that has spill left now, and gets no records, as draining.
+
+        A pipeline that stops may spill: a reload asks again after that. A sink that cannot be built any more (its
+        package is gone) keeps its spill and must not keep the others from running.
+        """
+        draining: dict[str, Sink] = {}
+        for name in pending_spills(self.config.state_dir):
+            if name in self.router.sinks or (name not in self.config.sinks and name not in self.removed):
+                continue
+            try:
+                draining[name] = _build_sink(self.section(name))
+            except ConfigError as error:
+                log.warning("undelivered lines wait for a sink that cannot be built", sink=name, error=str(error))
+        return msgspec.structs.replace(self, draining=draining)
+
+    def section(self, name: str) -> SinkConfig:
+        """Give the section of a sink, of a removed one its last."""
+        return self.config.sinks.get(name) or self.removed[name]
+
+    @property
+    def running(self) -> dict[str, SinkConfig]:
+        """The sections of all sinks that have a delivery."""
+        return {name: self.section(name) for name in (*self.sinks, *self.draining)}
 
 
 def _build_sink(section: SinkConfig) -> Sink:
@@ -129,7 +153,7 @@ class Pipeline:
         try:
             self._ledger = Ledger(checkpoint, parts.router.sinks, clock, on_lost=metrics.lost)
             self._deliveries = {
-                name: self._delivery(name, sink, config.sinks[name])
+                name: self._delivery(name, sink, parts.section(name))
                 for name, sink in {**parts.sinks, **parts.draining}.items()
             }
         except sqlite3.Error as error:
@@ -148,6 +172,7 @@ class Pipeline:
         self._feeds = [_Feed(name, source) for name, source in parts.sources.items()]
         self._behind: dict[str, float] = {}
         self._waiting: set[str] = set()
+        self._drained: set[str] = set()
         self._unput: list[tuple[Delivery, Batch]] = []
         self._stopping = threading.Event()
         self._kept = threading.Event()
@@ -373,6 +398,14 @@ class Pipeline:
             + sum(not feed.opened or not feed.source.exhausted() for feed in self._feeds)
         )
 
+    def standing(self) -> tuple[int, int]:
+        """Give the number of files and the sum of their offsets in bytes."""
+        return self._ledger.standing()
+
+    def draining(self) -> dict[str, int]:
+        """Give the bytes of spill that sinks without records of their own still have to deliver."""
+        return {name: self._deliveries[name].buffer.spill_bytes for name in self._parts.draining}
+
     # The keeper thread
 
     def _keep(self) -> None:
@@ -397,6 +430,9 @@ class Pipeline:
                     "the spill is full (max_size, or No space left on its disk); reading waits for the sink",
                     sink=delivery.name, bytes=buffer.spill_bytes, limit=buffer.spill_limit,
                 )  # fmt: skip
+            if delivery.name in self._parts.draining and buffer.empty() and delivery.name not in self._drained:
+                self._drained.add(delivery.name)
+                log.info("drained: a sink that gets no records any more has all that it was given", sink=delivery.name)
             (self._waiting.add if waits else self._waiting.discard)(delivery.name)
             self._metrics.set_spool(delivery.name, buffer.spill_bytes, buffer.spill_limit)
             self._metrics.set_buffer(delivery.name, buffer.memory_bytes, buffer.waiting_seconds())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sqlite3
+import time
 from pathlib import Path
 
 from shipper.testing.daemon import Daemon, eventually
@@ -99,3 +102,101 @@ def test_once_exits_with_0_when_all_is_delivered(tmp_path: Path) -> None:
     )
     assert daemon.once().code == 0
     assert (tmp_path / "out").read_text() == "one\ntwo without end\n"
+
+
+def database(path: Path) -> dict[str, str]:
+    return {"type": "sqlite", "path": str(path)}
+
+
+def both(tmp_path: Path, active: str | list[str], **sinks: object) -> dict[str, object]:
+    return config(tmp_path, sinks={"one": database(tmp_path / "one.db"), **sinks}, active=active)
+
+
+def messages(path: Path) -> list[str]:
+    """Give the messages of an SQLite sink without the canaries, sorted."""
+    if not path.exists():
+        return []
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        try:
+            rows = db.execute("SELECT message FROM activity_logs").fetchall()
+        except sqlite3.OperationalError:
+            return []
+    return sorted(row[0] for row in rows if "canary" not in row[0])
+
+
+def add(tmp_path: Path, *texts: str) -> None:
+    with (tmp_path / "app.log").open("a") as file:
+        file.writelines(f"{text}\n" for text in texts)
+
+
+def test_switch_proves_the_new_sink_by_a_canary_and_splits_the_lines(tmp_path: Path) -> None:
+    with Daemon(tmp_path, both(tmp_path, "one", two=database(tmp_path / "two.db"))) as daemon:
+        add(tmp_path, "first")
+        assert eventually(lambda: messages(tmp_path / "one.db") == ["first"])
+        daemon.reload(both(tmp_path, "two", two=database(tmp_path / "two.db")))
+        daemon.wait_log("switched")
+        add(tmp_path, "second")
+        assert eventually(lambda: messages(tmp_path / "two.db") == ["second"])
+        assert messages(tmp_path / "one.db") == ["first"]
+        proven = [event for event in daemon.events() if event["event"] == "sink proven"]
+        assert [event["sink"] for event in proven] == ["two"]
+        assert "read back" in proven[0]["by"]
+        (switched,) = [event for event in daemon.events() if event["event"].startswith("switched")]
+        assert (switched["files"], switched["bytes"]) == (1, 6)
+        with contextlib.closing(sqlite3.connect(tmp_path / "two.db")) as db:
+            assert db.execute("SELECT COUNT(*) FROM activity_logs WHERE message LIKE '%canary%'").fetchone() == (1,)
+        daemon.reload()
+        assert eventually(lambda: daemon.metric("shipper_reloads_total", result="ok") == 2)
+        assert len([event for event in daemon.events() if event["event"] == "sink proven"]) == 1, "nothing new in use"
+
+
+def test_sink_that_fails_its_proof_refuses_the_reload_and_changes_nothing(tmp_path: Path) -> None:
+    with Daemon(tmp_path, both(tmp_path, "one")) as daemon:
+        add(tmp_path, "first")
+        (tmp_path / "plain").write_text("no directory")
+        daemon.reload(both(tmp_path, "two", two=database(tmp_path / "plain" / "two.db")))
+        daemon.wait_log("reload refused")
+        assert "sink two failed its proof" in daemon.log
+        assert daemon.metric("shipper_config_valid") == 0
+        assert "sink two" in str(daemon.health())
+        add(tmp_path, "second")
+        assert eventually(lambda: messages(tmp_path / "one.db") == ["first", "second"])
+        assert daemon.term() == 0
+
+
+def test_pipeline_runs_on_during_a_proof_and_term_ends_it_at_once(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mysql = {"type": "mysql", "host": "127.0.0.1", "port": silent.getsockname()[1], "database": "d", "user": "u"}
+        with Daemon(tmp_path, both(tmp_path, "one", far={**mysql, "connect_timeout": "25s"})) as daemon:
+            daemon.reload(both(tmp_path, "far", far={**mysql, "connect_timeout": "25s"}))
+            silent.settimeout(20)
+            connection, _ = silent.accept()
+            with connection:
+                add(tmp_path, "meanwhile")
+                assert eventually(lambda: messages(tmp_path / "one.db") == ["meanwhile"])
+                begin = time.monotonic()
+                assert daemon.term() == 0
+                assert time.monotonic() - begin < 10
+                assert "reload given up" in daemon.log
+
+
+def test_removed_sink_gets_what_it_was_given_after_the_reload(tmp_path: Path) -> None:
+    gone = {"type": "file", "path": str(tmp_path / "later" / "out.log"), "format": "raw"}
+    with Daemon(tmp_path, config(tmp_path, sinks={"old": gone})) as daemon:
+        add(tmp_path, "first")
+        assert eventually(lambda: daemon.metric("shipper_lines_read_total") == 1)
+        daemon.reload(config(tmp_path, sinks={"new": database(tmp_path / "new.db")}))
+        daemon.wait_log("still draining")
+        add(tmp_path, "second")
+        assert eventually(lambda: messages(tmp_path / "new.db") == ["second"])
+        assert daemon.term() == 0
+        assert not (tmp_path / "later").exists()
+        daemon.start()
+        daemon.wait_log("undelivered lines wait for a sink that is not configured")
+        (tmp_path / "later").mkdir()
+        daemon.reload(config(tmp_path, sinks={"new": database(tmp_path / "new.db"), "old": gone}, active="new"))
+        assert eventually((tmp_path / "later" / "out.log").exists)
+        assert eventually(lambda: (tmp_path / "later" / "out.log").read_text() == "first\n")
+        daemon.reload(config(tmp_path, sinks={"new": database(tmp_path / "new.db")}))
+        assert eventually(lambda: daemon.metric("shipper_reloads_total", result="ok") == 2)
+        assert messages(tmp_path / "new.db") == ["second"]
