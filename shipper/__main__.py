@@ -44,6 +44,7 @@ COMMANDS = {
     "check": Listed("check", "Check a configuration, without running it."),
     "query": Listed("query", "Read logs back from a sink."),
     "dead-letters": Listed("dead_letters", "List, show or send again what a sink refused."),
+    "spill": Listed("spill", "Show or drop what waits on disk for a sink."),
     "test-parse": Listed("test_parse", "Show what each line of a file becomes."),
     "demo": Listed("demo", "Ship sample logs into a database and show them."),
     "schema": Listed("schema", "Print the JSON Schema of the configuration."),

@@ -44,9 +44,9 @@ import xxhash
 from msgspec import Meta
 
 from shipper.clock import SystemClock
-from shipper.errors import ConfigError, ParkedError, RetryableError
+from shipper.errors import ConfigError, ParkedError, RetryableError, SinkError
 from shipper.fs import FileSystem
-from shipper.sink import Limits, Sink, SinkConfig
+from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_size
 from sinks import _render
 
@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from shipper.record import Batch
 
 _log = logging.getLogger(__name__)
+#: Bytes of free disk below which `examine` warns.
+_LOW_SPACE = 256 << 20
 
 # Seconds between syncs with fsync: interval.
 _SYNC_INTERVAL = 1.0
@@ -199,6 +201,25 @@ class FileSink(Sink):
         path = self._path if self._path.exists() else self._path.parent
         if not os.access(path, os.W_OK | (os.X_OK if path.is_dir() else 0)) or self._path.is_dir():
             raise ParkedError(f"{self._path} cannot be written: check that {path} exists and its rights", code="EACCES")
+
+    def examine(self) -> Iterator[Finding]:
+        """Say whether the file could be written, how much room its disk has, and whether somebody writes it now."""
+        try:
+            self.healthcheck()
+        except SinkError as error:
+            yield Finding("rights", "fail", str(error), "make the directory, or let this user write there")
+            return
+        yield Finding("rights", "ok", f"{self._path} can be written")
+        free = self._fs.free_bytes(self._path.parent)
+        low = free < _LOW_SPACE
+        yield Finding(
+            "space",
+            "warn" if low else "ok",
+            f"{free >> 20} MiB are free",
+            "free some, or set rotate_size" if low else "",
+        )
+        if self._path.is_file():
+            yield _locked(self._path)
 
     def close(self) -> None:
         """Sync unless told never to, and release the lock."""
@@ -480,6 +501,18 @@ class FileSink(Sink):
         return RetryableError(
             f"{self._path}: {error.strerror}; the file is as before, the batch is tried again", code=code
         )
+
+
+def _locked(path: Path) -> Finding:
+    """Look whether somebody holds the file's lock: a running daemon does, and that is no fault."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return Finding("lock", "ok", "it is being written now, as it is by a running daemon; a second one would wait")
+    except OSError as error:
+        return Finding("lock", "warn", f"cannot be looked at: {error.strerror}", "let this user read it")
+    return Finding("lock", "ok", "nobody else writes it")
 
 
 def _lines(data: bytes) -> list[bytes]:

@@ -12,6 +12,8 @@ Readers may read at any time. ``retention`` and ``max_size`` delete the oldest r
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 import time
 from contextlib import suppress
@@ -22,7 +24,7 @@ import msgspec
 from msgspec import Meta
 
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
-from shipper.sink import Limits, Reader, Sink, SinkConfig
+from shipper.sink import Finding, Limits, Reader, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
 from sinks import _sql, _sql_read
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 #: is deleted beyond need small. Steps per write of the latter: it must outrun what a write adds.
 _CHUNK, _SLICE, _STEPS = 10_000, 1_000, 20
 _HOUR = 3600.0
+#: Bytes of free disk below which `examine` warns.
+_LOW_SPACE = 256 << 20
 _PARKED = {"CANTOPEN", "READONLY", "PERM", "AUTH", "CORRUPT", "NOTADB", "ERROR", "MISMATCH", "FORMAT"}
 _ADVICE = {
     "CANTOPEN": "check that the directory exists and that this user may write there",
@@ -243,6 +247,34 @@ class SqliteSink(Sink):
             self._db.rollback()
         except sqlite3.Error as error:
             raise _error(error, self._config.path) from error
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at the directory, the disk, the lock and the journal mode. A database that is missing is not made."""
+        path = Path(self._config.path)
+        place = next(one for one in (path.parent, *path.parent.parents) if one.exists())
+        if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+            yield Finding("directory", "fail", f"{place} cannot be written to", _ADVICE["CANTOPEN"])
+            return
+        yield Finding("directory", "ok", f"{place} can be written to")
+        free = shutil.disk_usage(place).free
+        low = free < _LOW_SPACE
+        yield Finding("space", "warn" if low else "ok", f"{free >> 20} MiB are free", _ADVICE["FULL"] if low else "")
+        if not path.exists():
+            yield Finding("lock", "ok", "there is no database yet; it is made at the first start")
+            return
+        try:
+            self.healthcheck()
+            assert self._db is not None
+            mode = str(self._db.execute("PRAGMA journal_mode").fetchone()[0])
+        except SinkError as error:
+            yield Finding("lock", "fail", str(error), _ADVICE.get(error.code, "see the message"))
+        except sqlite3.Error as error:
+            yield Finding("lock", "fail", str(_error(error, str(path))), "see the message")
+        else:
+            yield Finding("lock", "ok", "the write lock can be taken; the table has its columns")
+            wal = mode == "wal"
+            fix = "" if wal else "put the file on a local disk: WAL needs shared memory"
+            yield Finding("journal", "ok" if wal else "warn", f"the journal mode is {mode}", fix)
 
     def close(self) -> None:
         """Close the file."""

@@ -13,15 +13,18 @@ from __future__ import annotations
 import errno
 import os
 import select
+import stat
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
 from shipper.errors import ParkedError, PartialError, RetryableError, SinkError
-from shipper.sink import Sink, SinkConfig
+from shipper.sink import Finding, Sink, SinkConfig
 from sinks import _render
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shipper.record import Batch
 
 
@@ -80,6 +83,16 @@ class StdoutSink(Sink):
             start += len(line)
         if failed:
             raise PartialError(failed, code=failure.code) from failure
+
+    def examine(self) -> Iterator[Finding]:
+        """Say whether the descriptor is open and what it is."""
+        try:
+            mode = os.fstat(self._descriptor).st_mode
+        except OSError as error:
+            yield Finding("open", "fail", str(_error(error)), "start shipper with a standard output")
+            return
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a file" if stat.S_ISREG(mode) else "a terminal or device"
+        yield Finding("open", "ok", f"standard output is {kind}")
 
     def close(self) -> None:
         """Write what is left of a record that was cut, if the reader takes it at once."""

@@ -1,4 +1,4 @@
-"""``shipper check``: is this configuration fine? Reads the file and the secrets it names, opens no connection."""
+"""``shipper check``: is this configuration fine? And with ``--online``: do its sinks take records?"""
 
 from __future__ import annotations
 
@@ -11,24 +11,91 @@ import click
 from shipper.commands.options import config_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shipper.config import Config
+    from shipper.sink import Finding, SinkConfig
+
+_MARKS = {"ok": "√", "warn": "!", "fail": "x"}
 
 
 @click.command(name="check")
 @config_option("The configuration file.", show_envvar=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing when the configuration is fine.")
-def command(path: Path, quiet: bool) -> int:
+@click.option("--online", is_flag=True, help="Also look at the sinks in use, and write a test record to each.")
+@click.option("--sink", "sinks", metavar="NAME", multiple=True, help="With --online: only this sink, in use or not.")
+@click.option("--no-canary", is_flag=True, help="With --online: write no test record.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="With --online.")
+def command(*, path: Path, quiet: bool, online: bool, sinks: tuple[str, ...], no_canary: bool, output: str) -> int:
     """Check a configuration, without running it.
 
-    Tells every problem of the file at once, with its line and column, and exits with 78. Static: nothing is opened
-    but the file itself and the secret files it names.
+    Tells every problem of the file at once, with its line and column, and exits with 78. Static unless --online:
+    nothing is opened but the file itself and the secret files it names. Online every sink in use is examined, a test
+    record is written to it and, where that can be, read back; exit 1 when a fault is found.
     """
+    if not online and (sinks or no_canary or output != "text"):
+        raise click.UsageError("--sink, --no-canary and -o belong to --online")
     from shipper.loader import load
 
     config = load(path, os.environ)
-    if not quiet:
-        click.echo(f"{path}: fine: {summary(config)}")
-    return 0
+    if not online:
+        if not quiet:
+            click.echo(f"{path}: fine: {summary(config)}")
+        return 0
+    failed = False
+    for name in _named(config, sinks):
+        for finding in _findings(config.sinks[name], canary=not no_canary):
+            failed = failed or finding.verdict == "fail"
+            if not quiet or finding.verdict != "ok":
+                click.echo(_line(name, finding, output))
+    return 1 if failed else 0
+
+
+def _named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    from shipper.errors import ConfigError
+    from shipper.registry import suggestion
+    from shipper.router import Router
+
+    for name in names:
+        if name not in config.sinks:
+            raise ConfigError(f"there is no sink '{name}'; {suggestion(name, list(config.sinks), noun='sinks')}")
+    return names or Router(config.active, config.routes).sinks
+
+
+def _findings(section: SinkConfig, *, canary: bool) -> Iterator[Finding]:
+    """Examine a sink, then write the canary; a sink that already failed is not written to."""
+    from shipper import registry
+    from shipper.canary import prove
+    from shipper.clock import SystemClock
+    from shipper.sink import Finding
+
+    cls = registry.sink(section.type)
+    sink = cls(section)
+    failed = False
+    try:
+        for finding in sink.examine():
+            failed = failed or finding.verdict == "fail"
+            yield finding
+    except Exception as error:  # noqa: BLE001 - the other sinks are still to be looked at
+        failed = True
+        yield Finding("examine", "fail", f"{type(error).__name__}: {error}", "a bug of the sink; please report it")
+    finally:
+        sink.close()
+    if canary and cls.takes_canary and not failed:
+        yield from prove(section, clock=SystemClock())
+
+
+def _line(name: str, finding: Finding, output: str) -> str:
+    if output == "json":
+        import json
+
+        import msgspec
+
+        return json.dumps({"sink": name, **msgspec.to_builtins(finding)}, ensure_ascii=False)
+    from shipper.display import visible
+
+    text = f"{_MARKS.get(finding.verdict, '?')} {name}: {finding.what}: {visible(finding.evidence)}"
+    return f"{text}\n  fix: {visible(finding.fix)}" if finding.fix and finding.verdict != "ok" else text
 
 
 def summary(config: Config) -> str:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, ClassVar
 import pymysql
 
 from shipper.errors import PartialError, PermanentError, RetryableError, SinkError
-from shipper.sink import Limits, Sink, SinkConfig
+from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _sql
 from sinks.mysql import encode, faults
 from sinks.mysql.config import MysqlConfig
+from sinks.mysql.examine import examine
 from sinks.mysql.schema import Maintenance, Server, add_last_partition, add_marker_statement, prepare
 from sinks.mysql.session import Session, connect, quoted, where
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from shipper.record import Batch
 
@@ -258,6 +259,10 @@ class MysqlSink(Sink):
                 self._session.rollback()
         except (pymysql.MySQLError, OSError):
             self._release()
+
+    def examine(self) -> Iterator[Finding]:
+        """See `sinks.mysql.examine`. Creates nothing."""
+        return examine(self._config)
 
     def close(self) -> None:
         """Close the connection."""

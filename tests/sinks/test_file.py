@@ -425,3 +425,21 @@ def test_kill_9_at_random_moments(tmp_path: Path, file_format: str) -> None:
         for line in path.read_text().split("\n")[:-1]:
             found[msgspec.json.decode(line)["message"] if file_format == "json" else line] += 1
     assert found == Counter(f"line {n} {i}" for n in range(400) for i in range(200))
+
+
+def test_examine_tells_rights_space_and_whether_it_is_being_written(tmp_path: Path) -> None:
+    path = tmp_path / "out.log"
+    sink = FileSink(FileConfig(type="file", path=str(path)))
+
+    def found() -> dict[str, str]:
+        return {finding.what: finding.evidence for finding in sink.examine()}
+
+    assert found().keys() == {"rights", "space"}
+    assert not path.exists()
+    writer = FileSink(FileConfig(type="file", path=str(path)))
+    writer.open()
+    assert "being written now" in found()["lock"]
+    writer.close()
+    assert "nobody else" in found()["lock"]
+    lost = FileSink(FileConfig(type="file", path=str(tmp_path / "none" / "out.log")))
+    assert [finding.verdict for finding in lost.examine()] == ["fail"]

@@ -785,3 +785,43 @@ def test_tls_is_verified_by_authority_and_name(tmp_path: Path) -> None:
             _opened(_config(database, **secure, ssl_ca=str(Authority(tmp_path, "stranger").cert)))
         with pytest.raises(ParkedError):
             _opened(_config(database, **{**secure, "host": "localhost"}, ssl_ca=str(authority.cert)))
+
+
+def _verdicts(config: MysqlConfig) -> dict[str, str]:
+    found = list(MysqlSink(config).examine())
+    assert all(finding.fix for finding in found if finding.verdict == "fail")
+    return {finding.what: finding.verdict for finding in found}
+
+
+def test_examine_finds_a_good_server_good_and_makes_nothing(database: LogsDatabase) -> None:
+    found = _verdicts(_config(database))
+    assert {what for what, verdict in found.items() if verdict == "fail"} == set()
+    assert found.keys() >= {"reachable", "tls", "login", "rights", "limits", "writable", "clock", "table"}
+    assert found["rights"] == "ok"
+    assert database.execute("SHOW TABLES") == ()
+
+
+def test_examine_tells_login_rights_read_only_and_the_network_apart(database: LogsDatabase, sink: MysqlSink) -> None:
+    config = _config(database)
+    with database.refusing("wrong_password"):
+        assert _verdicts(config) == {"login": "fail"}
+    with database.refusing("no_right"):
+        assert _verdicts(config) == {"login": "fail"}, "the database itself is closed to the account"
+    with database.refusing("read_only"):
+        assert _verdicts(config)["writable"] == "fail"
+    assert _verdicts(_config(database, port=1)) == {"reachable": "fail"}
+
+
+def test_examine_finds_a_table_of_another_shape(database: LogsDatabase, sink: MysqlSink) -> None:
+    database.execute(f"ALTER TABLE {database.table} MODIFY created_at DATETIME NOT NULL")
+    assert _verdicts(_config(database))["table"] == "fail"
+
+
+def test_examine_names_the_rights_that_lack(database: LogsDatabase, sink: MysqlSink) -> None:
+    user = f"'{database.name}'@'%'"
+    database.execute(
+        f"REVOKE ALL ON {database.name}.* FROM {user}", f"GRANT SELECT ON {database.name}.{database.table} TO {user}"
+    )
+    (rights,) = [finding for finding in MysqlSink(_config(database)).examine() if finding.what == "rights"]
+    assert rights.verdict == "fail"
+    assert "GRANT INSERT, UPDATE ON" in rights.fix

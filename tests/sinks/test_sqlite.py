@@ -426,3 +426,26 @@ def test_database_stays_in_the_users_own_hands(tmp_path: Path) -> None:
     _written(config, make_batch(["x"])).close()
     assert stat.S_ISREG(Path(config.path).stat().st_mode)
     assert not Path(config.path + "-wal").exists()
+
+
+def test_examine_tells_directory_space_lock_and_journal(tmp_path: Path) -> None:
+    def verdicts(path: Path) -> dict[str, str]:
+        made = SqliteSink(SqliteConfig(type="sqlite", path=str(path), busy_timeout="0.05s"))
+        try:
+            return {finding.what: finding.verdict for finding in made.examine()}
+        finally:
+            made.close()
+
+    path = tmp_path / "sub" / "logs.db"
+    assert verdicts(path)["directory"] == "ok"
+    assert not path.parent.exists(), "looking makes nothing"
+    sink = SqliteSink(SqliteConfig(type="sqlite", path=str(path)))
+    sink.open()
+    sink.close()
+    found = verdicts(path)
+    assert (found["lock"], found["journal"]) == ("ok", "ok")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert verdicts(path)["lock"] == "fail"
+    (tmp_path / "plain").write_text("")
+    assert verdicts(tmp_path / "plain" / "logs.db") == {"directory": "fail"}

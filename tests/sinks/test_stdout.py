@@ -222,3 +222,12 @@ def test_a_slow_reader_is_waited_for(pipe: Pipe) -> None:
     sink.write(batch)
     reader.join(30)
     assert size > 500 * 1_000
+
+
+def test_examine_says_what_standard_output_is_or_that_there_is_none(tmp_path: Path) -> None:
+    descriptor = os.open(tmp_path / "printed", os.O_CREAT | os.O_WRONLY)
+    (finding,) = make(descriptor).examine()
+    assert (finding.verdict, "a file" in finding.evidence) == ("ok", True)
+    os.close(descriptor)
+    (finding,) = make(descriptor).examine()
+    assert (finding.verdict, bool(finding.fix)) == ("fail", True)

@@ -1,0 +1,74 @@
+"""``shipper check --online``: what it finds, what it writes, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+Run = Callable[..., "CompletedProcess[str]"]
+
+CONFIG = """
+sources: {{app: {{type: file, include: [{0}/app.log]}}}}
+sinks:
+  good: {{type: sqlite, path: {0}/good.db}}
+  bad: {{type: sqlite, path: {0}/plain/bad.db}}
+  out: {{type: file, path: {0}/out.log}}
+active: good
+state_dir: {0}/state
+"""
+
+
+@pytest.fixture(autouse=True)
+def _config(tmp_path: Path) -> None:
+    (tmp_path / "shipper.yaml").write_text(CONFIG.format(tmp_path))
+    (tmp_path / "plain").write_text("a file where a directory should be")
+
+
+def canaries(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as db:
+        rows = db.execute("SELECT COUNT(*) FROM activity_logs WHERE message LIKE 'shipper canary%'")
+        return int(rows.fetchone()[0])
+
+
+def test_sink_in_use_is_examined_and_takes_a_canary(run: Run, tmp_path: Path) -> None:
+    done = run("check", "--online")
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("√ good: ") for line in done.stdout.splitlines())
+    assert "read back" in done.stdout
+    assert canaries(tmp_path / "good.db") == 1
+
+
+def test_without_canary_nothing_is_written(run: Run, tmp_path: Path) -> None:
+    assert run("check", "--online", "--no-canary").returncode == 0
+    assert not (tmp_path / "good.db").exists()
+
+
+def test_fault_is_told_with_its_fix_and_exit_1(run: Run) -> None:
+    done = run("check", "--online", "--sink", "bad")
+    assert done.returncode == 1
+    assert done.stdout.startswith("x bad: directory: ")
+    assert "\n  fix: check that the directory exists" in done.stdout
+
+
+def test_json_has_one_object_a_finding(run: Run) -> None:
+    done = run("check", "--online", "--sink", "bad", "--sink", "out", "-o", "json")
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {(row["sink"], row["verdict"]) for row in found} == {("bad", "fail"), ("out", "ok")}
+    assert all(row["fix"] for row in found if row["verdict"] == "fail")
+
+
+def test_sink_that_takes_no_canary_gets_none(run: Run, tmp_path: Path) -> None:
+    assert run("check", "--online", "--sink", "out").returncode == 0
+    assert not (tmp_path / "out.log").exists()
+
+
+def test_unknown_sink_and_options_out_of_place(run: Run) -> None:
+    done = run("check", "--online", "--sink", "goood")
+    assert (done.returncode, "did you mean 'good'?" in done.stderr) == (78, True)
+    assert run("check", "--no-canary").returncode == 2

@@ -1,0 +1,178 @@
+"""Switching between backends under load, at random moments: every line is in one of them, none in both."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from shipper import registry
+from shipper.query import Query
+from shipper.record import Record
+from shipper.testing.account import difference
+from shipper.testing.daemon import Daemon, eventually
+from shipper.testing.dockerlog import DockerLog
+from shipper.testing.load import Load
+from shipper.testing.logs_database import LogsDatabase
+from shipper.testing.proxy import FaultProxy
+
+MakeDaemon = Callable[..., Daemon]
+MakeLog = Callable[..., DockerLog]
+Section = dict[str, Any]
+
+#: Backends that take part. Each has a maker of its section in `sections`.
+BACKENDS = ("sqlite", "mysql")
+MARKS = {"mysql": pytest.mark.mariadb}
+SWITCHES = 20
+
+
+@pytest.fixture
+def sections(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Section]:
+    """Make the section of a backend, starting its server when it has one."""
+
+    def make(backend: str) -> Section:
+        if backend == "mysql":
+            database: LogsDatabase = request.getfixturevalue("database")
+            return database.sink()
+        return {"type": "sqlite", "path": str(tmp_path / "logs.db")}
+
+    return make
+
+
+def records(section: Section) -> list[Record]:
+    """Read all that a backend holds through its own reader; canaries left out."""
+    cls: Any = registry.reader(section["type"])
+    reader = cls(registry.sink(section["type"]).config(**section))
+    try:
+        return [record for record in reader.read(Query()) if "shipper.canary" not in record.attributes]
+    finally:
+        reader.close()
+
+
+def config(containers: Path, sinks: dict[str, Section], active: str, **more: Any) -> dict[str, Any]:
+    return {
+        "sources": {"docker": {"type": "docker", "path": str(containers)}},
+        "sinks": sinks,
+        "active": active,
+        **more,
+    }
+
+
+def switch(daemon: Daemon, new: dict[str, Any]) -> None:
+    mark = daemon.mark()
+    daemon.reload(new)
+    daemon.wait_log('"switched', since=mark, timeout=30)
+
+
+def assert_split(written: list[str], *parts: Section) -> list[int]:
+    """Every line is in exactly one of the parts, once; gives how many each has."""
+
+    def found() -> list[list[Record]]:
+        return [records(part) for part in parts]
+
+    eventually(lambda: sum(map(len, found())) >= len(written), timeout=30, every=0.3)
+    held = found()
+    ids = [{record.id for record in part} for part in held]
+    for one, other in combinations(ids, 2):
+        assert not one & other, "a record is in the old and in the new sink"
+    assert difference(written, [record.message for part in held for record in part]) == ""
+    return [len(part) for part in held]
+
+
+@pytest.fixture(params=[pytest.param(p, marks=[MARKS[b] for b in p if b in MARKS]) for p in combinations(BACKENDS, 2)])
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    names: tuple[str, str] = request.param
+    return names
+
+
+@pytest.mark.slow
+def test_twenty_switches_at_random_moments_under_load_lose_and_double_nothing(
+    pair: tuple[str, str],
+    sections: Callable[[str], Section],
+    make_daemon: MakeDaemon,
+    docker_log: MakeLog,
+    tmp_path: Path,
+) -> None:
+    rng = random.Random(20261123)
+    log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
+    sinks = {name: sections(name) for name in pair}
+    daemon = make_daemon(config(tmp_path / "containers", sinks, pair[0]))
+    with Load(log.write, per_second=300) as load:
+        daemon.start()
+        for number in range(1, SWITCHES + 1):
+            time.sleep(rng.uniform(0.0, 0.3))
+            switch(daemon, config(tmp_path / "containers", sinks, pair[number % 2]))
+    held = assert_split(load.written, *sinks.values())
+    assert min(held) > len(load.written) // 10, "one of them got next to nothing: the test shows nothing"
+    assert daemon.term() == 0
+    assert_split(load.written, *sinks.values())
+
+
+@pytest.fixture
+def behind_proxy(database: LogsDatabase) -> Iterator[tuple[FaultProxy, LogsDatabase]]:
+    with FaultProxy(database.address) as proxy:
+        yield proxy, database
+
+
+@pytest.mark.mariadb
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["reset", "latency"])
+@pytest.mark.parametrize("removed", [False, True], ids=["unused", "removed"])
+def test_old_sink_that_is_down_or_slow_keeps_what_it_was_given(  # noqa: PLR0917 - fixtures
+    behind_proxy: tuple[FaultProxy, LogsDatabase],
+    make_daemon: MakeDaemon,
+    docker_log: MakeLog,
+    tmp_path: Path,
+    fault: Literal["reset", "latency"],
+    removed: bool,
+) -> None:
+    proxy, database = behind_proxy
+    log = docker_log(tmp_path / "containers")
+    old = {**database.sink(), "port": proxy.port, "connect_timeout": "2s"}
+    new = {"type": "sqlite", "path": str(tmp_path / "logs.db")}
+    daemon = make_daemon(config(tmp_path / "containers", {"old": old, "new": new}, "old"))
+    with Load(log.write, per_second=300) as load:
+        daemon.start()
+        assert eventually(lambda: daemon.metric("shipper_sink_lines_acked_total", sink="old") > 50)
+        proxy.switch(fault, seconds=0.4)
+        time.sleep(1.0)
+        sinks = {"new": new} if removed else {"old": old, "new": new}
+        switch(daemon, config(tmp_path / "containers", sinks, "new"))
+        assert eventually(lambda: daemon.metric("shipper_sink_lines_acked_total", sink="new") > 50)
+    proxy.switch("pass")
+    held = assert_split(load.written, {**database.sink()}, new)
+    assert min(held) > 50
+    if fault == "reset":
+        daemon.wait_log("drained")
+    assert daemon.term() == 0
+
+
+@pytest.mark.slow
+def test_switch_of_routes_keeps_each_line_with_its_sink(
+    make_daemon: MakeDaemon, docker_log: MakeLog, tmp_path: Path
+) -> None:
+    rng = random.Random(7)
+    log = docker_log(tmp_path / "containers")
+    sinks: dict[str, Section] = {n: {"type": "sqlite", "path": str(tmp_path / f"{n}.db")} for n in ("a", "b", "c")}
+    ways = [
+        {"active": "a", "routes": [{"match": "message:/[02468] x/", "to": "b"}]},
+        {"active": "c", "routes": []},
+        {"active": "b", "routes": [{"match": "message:/[02468] x/", "to": "c"}]},
+    ]
+
+    def made(number: int) -> dict[str, Any]:
+        return {**config(tmp_path / "containers", sinks, "a"), **ways[number % 3]}
+
+    daemon = make_daemon(made(0))
+    with Load(log.write, per_second=300) as load:
+        daemon.start()
+        for number in range(1, 10):
+            time.sleep(rng.uniform(0.0, 0.4))
+            switch(daemon, made(number))
+    held = assert_split(load.written, *sinks.values())
+    assert min(held) > 20
