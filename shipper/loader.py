@@ -129,11 +129,23 @@ class _Loading:
             if not _NAME.fullmatch(name):
                 text = f"{key}: {name!r} cannot be a name; use letters, digits, - and _, at most 63, such as 'logs_db'"
                 self._problems.add("E-CFG-VALUE", node.keys[name], text)
+            elif kind is registry.SINKS and self._is_idle(name, section):
+                continue
             elif (cls := self._class(section, kind, where)) is not None:
                 found = self._component(section, cls, where)
                 if found is not None:
                     made[name] = found
         return made
+
+    def _is_idle(self, name: str, section: Node) -> bool:
+        """Tell whether a sink is not in use and cannot be: its client library is missing. Its day may yet come."""
+        kind = section.value.get("type") if isinstance(section.value, dict) else None
+        return (
+            kind is not None
+            and isinstance(kind.value, str)
+            and name not in self._used()
+            and registry.lacks_package(registry.SINKS, kind.value)
+        )
 
     def _class(self, section: Node, kind: registry.Kind, where: str) -> type[Any] | None:
         if not isinstance(section.value, dict):

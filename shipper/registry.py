@@ -63,6 +63,15 @@ def transform(name: str) -> type[Transform]:
     return cast("type[Transform]", load(TRANSFORMS, name))
 
 
+def lacks_package(kind: Kind, name: str) -> bool:
+    """Tell whether a type of this name exists, but not the package that it needs."""
+    try:
+        _module(kind, name)
+    except ConfigError as error:
+        return isinstance(error.__cause__, ModuleNotFoundError)
+    return False
+
+
 def names(kind: Kind, *, plugins: bool = True) -> list[str]:
     """Give the names of all types of a kind, sorted, without importing them; ``plugins`` adds entry points."""
     package = importlib.import_module(kind.package)

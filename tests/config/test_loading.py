@@ -219,3 +219,13 @@ def test_loading_imports_no_sdk() -> None:
     code = "import sys, shipper.loader; print([m for m in ('pymysql', 'boto3', 'rich', 'click') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_sink_that_is_not_in_use_may_lack_its_package(tmp_path: Path) -> None:
+    path = tmp_path / "shipper.yaml"
+    text = "sources: {{tape: {{type: tape}}}}\nsinks: {{out: {{type: stdout}}, later: {{type: needy}}}}\nactive: {0}\n"
+    path.write_text(text.format("out"))
+    assert list(load(path, {}).sinks) == ["out"]
+    path.write_text(text.format("later"))
+    with pytest.raises(ConfigError, match="needs the package 'an_sdk_that_nobody_has'"):
+        load(path, {})
