@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shipper import registry
 from shipper.clock import SystemClock
 from shipper.config import Config, RouteConfig
 from shipper.errors import PermanentError, RetryableError
@@ -438,3 +439,58 @@ def test_state_that_cannot_be_written_is_reported_and_delivery_goes_on(
     pipeline.save()
     assert rig.health.state("state") == "ok"
     rig.stop()
+
+
+class HangingSink(MemorySink):
+    """Hangs in its first write until released, then takes it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.writing, self.released = threading.Event(), threading.Event()
+
+    def write(self, batch: Batch) -> None:
+        self.writing.set()
+        self.released.wait(20)
+        super().write(batch)
+
+
+def test_switch_while_a_write_hangs_leaves_every_line_with_one_sink(tmp_path: Path) -> None:
+    """The hanging write is abandoned at the deadline; when it ends at last it must not touch what drains meanwhile."""
+    hanging = HangingSink("a")
+    rig = Rig(tmp_path, hanging)
+    rig.source.lines = lines(10)
+    first = rig.start()
+    assert hanging.writing.wait(20)
+    rig.stop(0.3)
+    old, new = MemorySink("a"), MemorySink("b")
+    old.down = True
+    again = Rig(tmp_path, old, new, active=("b",))
+    again.source.lines = lines(100)
+    pipeline = again.start()
+    assert pipeline.draining()["a"] > 0
+    assert new.wait(100 - rig.source.read)
+    hanging.released.set()
+    assert rig.until(lambda: bool(hanging.records))
+    assert first._deliveries["a"].join(20)
+    old.down = False
+    assert old.wait(rig.source.read)
+    again.stop()
+    assert set(old.messages) | set(new.messages) == set(lines(100))
+    assert set(old.messages) & set(new.messages) == set()
+
+
+def test_what_a_stopping_pipeline_spills_is_drained_by_the_next(tmp_path: Path) -> None:
+    hole = registry.sink("blackhole").config(type="blackhole")
+    config = Config(
+        sources={},
+        sinks={"old": hole, "new": hole},
+        active=("new",),
+        routes=(),
+        state_dir=tmp_path,
+    )
+    parts = Parts.build(config, {"gone": hole, "broken": SinkConfig(type="no_such_type")})
+    assert parts.draining == {}
+    for name in ("old", "gone", "broken", "unknown"):
+        (tmp_path / "spill" / name).mkdir(parents=True)
+        (tmp_path / "spill" / name / f"{1:016d}.seg").write_bytes(b"x")
+    assert list(parts.with_draining().draining) == ["gone", "old"], "a sink that cannot be built stops nobody"
