@@ -346,34 +346,6 @@ def test_reload_with_a_bad_config_changes_nothing_and_says_why(
     assert daemon.term() == 0
 
 
-@pytest.mark.mariadb
-def test_switching_active_from_sqlite_to_mysql_under_load_misses_nothing(
-    make_daemon: MakeDaemon, database: LogsDatabase, tmp_path: Path, docker_log: MakeLog
-) -> None:
-    """The phase switch: each line is in exactly one of the two, and the second has all that came after."""
-    containers, local = tmp_path / "containers", tmp_path / "logs.db"
-    log = docker_log(containers, max_size=40_000, max_file=5)
-    config = docker_to(containers, db=sqlite_at(local), mysql=database.sink())
-    daemon = make_daemon(config | {"active": "db"})
-    daemon.start()
-    with Load(log.write) as load:
-        time.sleep(1)
-        for active in ("mysql", "db", "mysql"):
-            mark = daemon.mark()
-            daemon.reload(config | {"active": active})
-            daemon.wait_log('"started"', since=mark)
-            time.sleep(0.7)
-
-    def both() -> list[str]:
-        return sqlite_messages(local) + database.messages()
-
-    assert wait_for(load.written, both) == ""
-    assert daemon.term() == 0
-    assert difference(load.written, both()) == ""
-    assert database.count() > 100
-    assert len(sqlite_messages(local)) > 100
-
-
 # --- signals and exit codes -----------------------------------------------------------------------------------------
 
 

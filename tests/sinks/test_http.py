@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import ssl
-import threading
 from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +13,23 @@ import pytest
 
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.testing.certificates import Authority, Pair
+from shipper.testing.http_server import HttpServer, Reply, Request
 from shipper.testing.proxy import FaultProxy
 from sinks import _http
 from sinks._http import Answer, Client, HttpSinkConfig
 from sinks._outcome import Outcome
 
 
-class Server:
-    """Answers every request with ``status`` and ``headers``, and keeps what came."""
+class Server(HttpServer):
+    """Answers every request with ``status``, ``headers`` and ``body``."""
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        self.status, self.headers, self.body = 200, {}, b"{}"  # type: ignore[var-annotated]
-        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        outer = self
+        self.status, self.body = 200, b"{}"
+        self.headers: dict[str, str] = {}
+        super().__init__(tls=tls)
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                outer.requests.append((self.command, self.path, dict(self.headers), data))
-                self.send_response(outer.status)
-                for name, value in outer.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(outer.body)))
-                self.end_headers()
-                self.wfile.write(outer.body)
-
-            do_GET = do_POST  # noqa: N815 - the name http.server looks for
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        class Quiet(ThreadingHTTPServer):
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # a client that does not trust us hangs up
-
-        self._server = Quiet(("127.0.0.1", 0), Handler)
-        if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+    def answer(self, request: Request) -> Reply:
+        return Reply(self.status, self.body, self.headers)
 
 
 @pytest.fixture
@@ -82,9 +50,9 @@ def client(port: int, scheme: str = "http", **options: Any) -> Client:
 def test_request_carries_configured_headers_and_reaches_the_path_below_the_base(server: Server) -> None:
     it = client(server.port, headers={"X-Team": "blue"})
     assert it.request("POST", "/push", body=[b"a", b"b"], headers={"X-One": "1"}).status == 200
-    [(method, path, headers, data)] = server.requests
-    assert (method, path, data) == ("POST", "/base/push", b"ab")
-    assert (headers["X-Team"], headers["X-One"]) == ("blue", "1")
+    [request] = server.requests
+    assert (request.method, request.path, request.body) == ("POST", "/base/push", b"ab")
+    assert (request.headers["x-team"], request.headers["x-one"]) == ("blue", "1")
     it.close()
 
 
