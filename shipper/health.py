@@ -67,9 +67,30 @@ class Health:
             known = self._components.get(component)
         return None if known is None else known.state
 
+    def components(self) -> dict[str, Component]:
+        """Give every component that reported."""
+        with self._lock:
+            return dict(self._components)
+
     def alive(self) -> bool:
         """Tell whether a restart could not help: nothing failed and every loop has gone round within 60 s."""
-        return not self._faults()
+        return not self.faults()
+
+    def faults(self) -> list[str]:
+        """Say what has failed in a way that a restart could mend."""
+        now = self._clock.monotonic()
+        with self._lock:
+            faults = [
+                f"{name} failed: {item.detail}" if item.detail else f"{name} failed"
+                for name, item in sorted(self._components.items())
+                if item.state == "failed"
+            ]
+            faults += [
+                f"{name} has not gone round for {now - beat:.0f} s"
+                for name, beat in sorted(self._beats.items())
+                if now - beat > SILENCE
+            ]
+        return faults
 
     def ready(self) -> bool:
         """Tell whether the daemon is alive and every sink takes what it is given."""
@@ -87,24 +108,9 @@ class Health:
         return {
             "alive": self.alive(),
             "ready": self.ready(),
-            "faults": self._faults(),
+            "faults": self.faults(),
             "components": {
                 name: {"state": item.state, "detail": item.detail, "seconds": round(max(0.0, now - item.since), 1)}
                 for name, item in sorted(components.items())
             },
         }
-
-    def _faults(self) -> list[str]:
-        now = self._clock.monotonic()
-        with self._lock:
-            faults = [
-                f"{name} failed: {item.detail}" if item.detail else f"{name} failed"
-                for name, item in sorted(self._components.items())
-                if item.state == "failed"
-            ]
-            faults += [
-                f"{name} has not gone round for {now - beat:.0f} s"
-                for name, beat in sorted(self._beats.items())
-                if now - beat > SILENCE
-            ]
-        return faults
