@@ -44,6 +44,7 @@ COMMANDS = {
     "check": Listed("check", "Check a configuration, without running it."),
     "query": Listed("query", "Read logs back from a sink."),
     "status": Listed("status", "Show how the running daemon stands."),
+    "doctor": Listed("doctor", "Look at what keeps logs from arriving, with the fix of each."),
     "healthcheck": Listed("healthcheck", "Ask the running daemon whether it is alive."),
     "dead-letters": Listed("dead_letters", "List, show or send again what a sink refused."),
     "spill": Listed("spill", "Show or drop what waits on disk for a sink."),

@@ -119,3 +119,9 @@ def _mount_of(directory: Path, root: Path) -> _Mount | None:
 
 def _unescaped(text: str) -> str:
     return _ESCAPED.sub(lambda match: chr(int(match[1], 8)), text)
+
+
+def filesystem_of(directory: Path, root: Path = Path("/")) -> str:
+    """Give the type of the file system that holds ``directory``, such as ext4 or nfs4, or "" where it is not known."""
+    mount = _mount_of(directory, root)
+    return "" if mount is None else mount.kind

@@ -46,7 +46,7 @@ def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
     endpoint: Endpoint | None = None
     try:
         endpoint = Endpoint.of_url(url) if url else Endpoint.of_file(path, os.environ)
-        status = _ask(endpoint)
+        status = ask(endpoint)
     except ConfigError as error:
         if url:
             raise click.UsageError(str(error)) from error
@@ -65,7 +65,8 @@ def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
     return 1 if brief and verdict.word != "OK" else 0
 
 
-def _ask(endpoint: Endpoint) -> Status:
+def ask(endpoint: Endpoint) -> Status:
+    """Ask a daemon how it stands. Raises SilentError."""
     import msgspec
 
     from shipper.endpoint import SilentError
