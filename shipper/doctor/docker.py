@@ -24,11 +24,15 @@ _AGAIN = "then make the container anew (docker compose up -d --force-recreate {n
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A container that a source wants: its log, its name, and its LogConfig; ``None`` where that cannot be read."""
+    """A container that a source wants: its log, its names, and its LogConfig; ``None`` where that cannot be read.
+
+    ``service`` is what its compose file calls it, or else its name.
+    """
 
     source: str
     directory: Path
     name: str
+    service: str
     named: bool
     driver: str | None
     options: Mapping[str, str]
@@ -58,7 +62,8 @@ def containers(config: Config) -> list[Seen]:
             if section.exclude and section.exclude.matches(container):
                 continue
             driver, options = _log_config(directory / "hostconfig.json")
-            found.append(Seen(source, directory, container.name, container.known, driver, options))
+            service = container.labels.get("com.docker.compose.service") or container.name
+            found.append(Seen(source, directory, container.name, service, container.known, driver, options))
     return found
 
 
@@ -123,7 +128,7 @@ def _told(identifier: str, items: list[Seen], trouble: str, options: str, well: 
 
 
 def _again(items: list[Seen]) -> str:
-    return _AGAIN.format(name=" ".join(item.name for item in items[:5]))
+    return _AGAIN.format(name=" ".join(dict.fromkeys(item.service for item in items)))
 
 
 def _size(item: Seen) -> str | None:

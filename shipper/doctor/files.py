@@ -128,7 +128,8 @@ def _permissions(config: Config, found: dict[str, list[str]], host: Host) -> Ite
     for fix, items in blocked.items():
         path, stop = items[0]
         more = f" and {len(items) - 1} more" if len(items) > 1 else ""
-        yield fail("D11", f"{path}{more}: {described(stop.place)}; shipper is {identity}", fix)
+        lead = f"{path}{more}: " if more or str(stop.place) != path else ""
+        yield fail("D11", f"{lead}{described(stop.place)}; shipper is {identity}", fix)
     sources = host.status.sources if host.status is not None else {}
     closed = {name: source.files_unreadable for name, source in sources.items() if source.files_unreadable}
     if blocked:

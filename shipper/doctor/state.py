@@ -102,7 +102,8 @@ def _space(config: Config) -> Iterator[Row]:
     elif free < may:
         text = f"{format_size(free)} are free at {place}, but the spill may take {format_size(may)}"
         names = " and ".join(f"sinks.{name}.buffer.max_size" for name in used)
-        yield warn("D42", text, f"lower {names} to {format_size(free // 2)} together, or give the disk more room")
+        together = " together" if len(used) > 1 else ""
+        yield warn("D42", text, f"lower {names} to {format_size(free // 2)}{together}, or give the disk more room")
     elif told.f_files and told.f_favail < _LEAST_INODES:
         yield fail("D42", f"{told.f_favail} inodes are free at {place}", "delete files there, or move state_dir")
     else:
