@@ -14,6 +14,7 @@ import msgspec
 
 from shipper.deadletter import DeadLetters
 from shipper.spill import survey
+from shipper.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,9 +188,9 @@ def judge(status: Status) -> Verdict:
 def _reasons(status: Status) -> Iterator[tuple[str, str]]:
     """Give each reason for concern with the command that helps, the worst first."""
     for cause, size in status.lost_bytes.items():
-        yield f"{size} bytes were lost since the start ({cause})", "shipper doctor"
+        yield f"{counted(size, 'byte')} lost since the start ({cause})", "shipper doctor"
     for cause, lines in status.dropped_lines.items():
-        yield f"{lines} lines were given up since the start ({cause})", "shipper doctor"
+        yield f"{counted(lines, 'line')} given up since the start ({cause})", "shipper doctor"
     for name, sink in status.sinks.items():
         if sink.state not in {"ok", "starting"}:
             yield f"sink {name} is {sink.state}: {sink.detail}", f"shipper check --online --sink {name}"
@@ -202,20 +203,20 @@ def _reasons(status: Status) -> Iterator[tuple[str, str]]:
         if source.state not in {"ok", "starting"}:
             yield f"source {name} is {source.state}: {source.detail}", "shipper doctor"
         if source.files_unreadable:
-            yield f"source {name}: {source.files_unreadable} files cannot be read", "shipper doctor"
+            yield f"source {name}: {counted(source.files_unreadable, 'file')} cannot be read", "shipper doctor"
         if source.lag_seconds > BEHIND:
             yield f"source {name} is {source.lag_bytes} bytes behind, for {source.lag_seconds:.0f} s", "shipper doctor"
     if not status.config.valid:
         yield (
-            f"the configuration file is refused: {status.config.detail}",
+            status.config.detail or "the configuration file is refused",
             f"shipper check --config {status.config.path}",
         )
     for name, waiting in status.waiting.items():
         if waiting.dead_letters_age is not None and waiting.dead_letters_age < RECENT:
-            text = f"{waiting.dead_letters} records that sink {name} refused, the newest of the last day"
+            text = f"{counted(waiting.dead_letters, 'record')} refused by sink {name}, the newest in the last day"
             yield text, f"shipper dead-letters ls --sink {name}"
         if waiting.spill_bytes and name not in status.sinks:
             yield (
-                f"{waiting.spill_records} spilled records wait for {name}, which is not configured",
+                f"at most {counted(waiting.spill_records, 'record')} on disk for {name}, which is not configured",
                 "shipper spill ls",
             )

@@ -68,3 +68,8 @@ def format_duration(seconds: float) -> str:
             count, more = divmod(rest // part, size // part)
             return f"{count}{large}" + (f"{more}{small}" if more else "")
     return f"{rest}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: ``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

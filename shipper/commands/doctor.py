@@ -126,6 +126,7 @@ def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
 def _tell(rows: Iterator[Row], *, as_json: bool, quiet: bool) -> int:
     from shipper.commands.marks import mark, say
     from shipper.display import visible
+    from shipper.units import counted
 
     counts = {"ok": 0, "warn": 0, "fail": 0}
     kept = []
@@ -145,9 +146,7 @@ def _tell(rows: Iterator[Row], *, as_json: bool, quiet: bool) -> int:
         summary = {"problems": counts["fail"], "warnings": counts["warn"], "fine": counts["ok"]}
         click.echo(json.dumps({**summary, "rows": msgspec.to_builtins(kept)}, ensure_ascii=False, indent=2))
     elif not quiet or counts["fail"] or counts["warn"]:
-        say(f"{_many(counts['fail'], 'problem')}, {_many(counts['warn'], 'warning')}, {counts['ok']} checks are fine")
+        say(
+            f"{counted(counts['fail'], 'problem')}, {counted(counts['warn'], 'warning')}, {counts['ok']} checks are fine"
+        )
     return 1 if counts["fail"] else 0
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -82,7 +82,7 @@ def ask(endpoint: Endpoint) -> Status:
 def _show(status: Status, verdict: Verdict) -> None:
     from shipper.commands.marks import mark, painted, say
     from shipper.display import visible
-    from shipper.units import format_duration, format_size
+    from shipper.units import counted, format_duration, format_size
 
     config = status.config
     state = "ok" if config.valid else "REFUSED"
@@ -105,8 +105,8 @@ def _show(status: Status, verdict: Verdict) -> None:
         well = source.state in {"ok", "starting"} and not source.files_unreadable
         say(
             f"{mark('ok' if well else 'warn')} source {name:<{width}}  {source.state:<9}"
-            f"  {source.files_open} files{unreadable}  lag {format_size(source.lag_bytes)}{behind}"
-            f"  {source.lines} lines read"
+            f"  {counted(source.files_open, 'file')}{unreadable}  lag {format_size(source.lag_bytes)}{behind}"
+            f"  {counted(source.lines, 'line')} read"
         )
         if source.detail:
             say(f"    {visible(source.detail)}")
@@ -116,7 +116,7 @@ def _show(status: Status, verdict: Verdict) -> None:
             f"{mark(_tone(sink, letters))} sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
             f"  lag {format_duration(sink.oldest_seconds)}  backlog {format_size(sink.backlog_bytes)}"
             f"  spill {format_size(sink.spill_bytes)} of {format_size(sink.spill_limit)}"
-            f"  {sink.lines} lines taken  {letters} dead letters"
+            f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}"
         )
         for line in _trouble(sink):
             say(f"    {visible(line)}")
@@ -125,7 +125,7 @@ def _show(status: Status, verdict: Verdict) -> None:
     for cause, size in status.lost_bytes.items():
         say(f"{mark('fail')} lost since the start: {format_size(size)} ({cause})")
     for cause, lines in status.dropped_lines.items():
-        say(f"{mark('fail')} given up since the start: {lines} lines ({cause})")
+        say(f"{mark('fail')} given up since the start: {counted(lines, 'line')} ({cause})")
     say(f"next: {verdict.next}")
 
 
@@ -152,11 +152,11 @@ def _trouble(sink: SinkStatus) -> Iterator[str]:
 
 def _left(waiting: dict[str, Waiting]) -> Iterator[str]:
     """Say what waits on disk for sinks that nothing delivers to."""
-    from shipper.units import format_size
+    from shipper.units import counted, format_size
 
     for name, item in waiting.items():
-        spill = f"spill {format_size(item.spill_bytes)}, at most {item.spill_records} records"
-        yield f"{name}: {spill}; {item.dead_letters} dead letters"
+        spill = f"spill {format_size(item.spill_bytes)}, at most {counted(item.spill_records, 'record')}"
+        yield f"{name}: {spill}; {counted(item.dead_letters, 'dead letter')}"
 
 
 def _down(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:

@@ -12,7 +12,7 @@ import msgspec
 
 from shipper.doctor.row import Row, fail, ok, several, warn
 from shipper.secret import is_secret
-from shipper.units import format_duration
+from shipper.units import counted, format_duration
 
 if TYPE_CHECKING:
     from shipper.config import Config
@@ -32,8 +32,8 @@ def refused(error: ConfigError) -> Iterator[Row]:
 
 def rows(config: Config, host: Host) -> Iterator[Row]:
     """Check what can be said about a file that loads, and about the daemon."""
-    count = len(config.sources), len(config.sinks)
-    yield ok("D01", f"{config.path}: {count[0]} sources, {count[1]} sinks, active: {', '.join(config.active)}")
+    parts = f"{counted(len(config.sources), 'source')}, {counted(len(config.sinks), 'sink')}"
+    yield ok("D01", f"{config.path}: {parts}, active: {', '.join(config.active)}")
     yield _secrets(config)
     yield _daemon(host)
     if host.status is not None:

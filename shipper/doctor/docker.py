@@ -14,6 +14,7 @@ import msgspec
 from shipper.doctor.row import Row, ok, several, warn
 from shipper.sources.docker import DockerConfig
 from shipper.tailing.container import Container
+from shipper.units import counted
 
 if TYPE_CHECKING:
     from shipper.config import Config
@@ -97,7 +98,7 @@ def rows(config: Config, seen: list[Seen]) -> Iterator[Row]:
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
         yield warn("D20", f"{text}{more}: nothing of it is read", f"{_JSON_FILE}, {_again(others)}")
     else:
-        yield ok("D20", f"{len(ours)} containers log with json-file")
+        yield ok("D20", f"{counted(len(ours), 'container')} with json-file")
     yield _told(
         "D21",
         [item for item in ours if _size(item) is None],

@@ -17,6 +17,7 @@ from shipper.doctor.host import Host, Identity, is_directory, present
 from shipper.doctor.row import Row, fail, ok, several, warn
 from shipper.sources.docker import DockerConfig
 from shipper.sources.file import FileConfig
+from shipper.units import counted
 from shipper.volume import filesystem_of
 
 if TYPE_CHECKING:
@@ -85,14 +86,17 @@ def _found(config: Config, name: str, paths: list[str], identity: Identity) -> R
                 f" {section.path}:{section.path}:ro"
             )
             return fail("D10", text, fix)
-        return ok("D10", f"{name}: {len(paths)} logs of containers under {section.path}")
+        return ok("D10", f"{name}: {counted(len(paths), 'log')} of containers under {section.path}")
     assert isinstance(section, FileConfig)
     empty = [pattern for pattern in section.include if not _expected(pattern)]
     if not paths and empty:
         text = f"{name}: nothing is named by {several(empty)}, nor does the directory exist"
         fix = f"correct sources.{name}.include, or mount that directory into the container"
         return warn("D10", text, fix)
-    return ok("D10", f"{name}: {len(paths)} files" if paths else f"{name}: no file yet; read as soon as it is there")
+    return ok(
+        "D10",
+        f"{name}: {counted(len(paths), 'file')}" if paths else f"{name}: no file yet; read as soon as it is there",
+    )
 
 
 def _expected(pattern: str) -> bool:
@@ -135,7 +139,7 @@ def _permissions(config: Config, found: dict[str, list[str]], host: Host) -> Ite
     if blocked:
         return
     if closed:
-        told = ", ".join(f"{count} files of {name}" for name, count in closed.items())
+        told = ", ".join(f"{counted(count, 'file')} of {name}" for name, count in closed.items())
         text = f"the daemon cannot read {told}, though permissions let {identity}: something else keeps it out"
         fix = (
             "look for 'cannot be read' in its log, then at systemd's ProtectHome= and ReadOnlyPaths=, SELinux, AppArmor"
@@ -243,7 +247,7 @@ def _names(config: Config, seen: list[Seen], identity: Identity) -> Iterator[Row
     if closed:
         yield warn("D12", f"{several(closed, 1)}: cannot be read, so containers have no name or image", _CAPABILITY)
     else:
-        yield ok("D12", f"{len(seen)} containers are known by name")
+        yield ok("D12", f"{counted(len(seen), 'container')} known by name")
 
 
 def _filesystems(config: Config, found: dict[str, list[str]], root: Path) -> Row:
@@ -254,9 +258,7 @@ def _filesystems(config: Config, found: dict[str, list[str]], root: Path) -> Row
     if remote:
         text = f"{several(remote)} is on {kinds[remote[0]]}: new files are seen a second late, inode numbers may change"
         return warn("D13", text, "run shipper on the machine that writes the logs")
-    return ok(
-        "D13", f"{len(places)} directories are on {', '.join(sorted(set(filter(None, kinds.values())))) or 'disk'}"
-    )
+    return ok("D13", f"what is read is on {', '.join(sorted(set(filter(None, kinds.values())))) or 'disk'}")
 
 
 def _rotation(found: dict[str, list[str]], root: Path) -> Row:

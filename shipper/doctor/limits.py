@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from shipper.doctor.row import Row, fail, ok, warn
 from shipper.sources.docker import DockerConfig
 from shipper.tailing.bytes import SPARE_DESCRIPTORS
+from shipper.units import counted
 
 if TYPE_CHECKING:
     from shipper.config import Config
@@ -67,5 +68,5 @@ def _descriptors(host: Host, files: int) -> Row:
     if 0 <= have < need:
         most = max(65_536, 2 * need)
         fix = f"LimitNOFILE={most} (systemd), ulimits: {{nofile: {most}}} (compose)"
-        return fail("D32", f"{have} open files are allowed, {need} are needed for {files} logs", fix)
+        return fail("D32", f"{have} open files are allowed, {need} are needed for {counted(files, 'log')}", fix)
     return ok("D32", f"{have if have >= 0 else 'any number of'} open files are allowed, {need} are needed")

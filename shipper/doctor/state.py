@@ -13,7 +13,7 @@ from shipper.doctor.row import Row, fail, ok, several, warn
 from shipper.errors import StateError
 from shipper.router import Router
 from shipper.status import NEARLY_FULL, StateSurvey, Waiting
-from shipper.units import format_size, parse_size
+from shipper.units import counted, format_size, parse_size
 from shipper.volume import filesystem_of, short_lived
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _leftover(config: Config, waiting: dict[str, Waiting]) -> Row:
     left = [name for name, item in waiting.items() if item.spill_bytes and name not in config.sinks]
     if left:
         name = left[0]
-        text = f"at most {waiting[name].spill_records} records wait for {name}, which is not in the file"
+        text = f"at most {counted(waiting[name].spill_records, 'record')} on disk for {name}, which is not in the file"
         return warn("D45", text, f"put sinks.{name} back to deliver them, or: shipper spill drop {name}")
     return ok("D45", "no spill is left over")
 
@@ -150,6 +150,6 @@ def _letters(waiting: dict[str, Waiting]) -> Iterator[Row]:
     refused = {name: item.dead_letters for name, item in waiting.items() if item.dead_letters}
     for name, count in refused.items():
         fix = f"shipper dead-letters ls --sink {name}; mend the cause, then: shipper dead-letters retry --sink {name}"
-        yield warn("D47", f"{name} refused {count} records for good; they are kept", fix)
+        yield warn("D47", f"{counted(count, 'record')} refused by {name} for good and kept", fix)
     if not refused:
         yield ok("D47", "none")

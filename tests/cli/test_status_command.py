@@ -224,19 +224,19 @@ def status(**more: Any) -> Status:
         ),
         (
             {"config": ConfigStatus(path="/c.yaml", hash="", loaded_seconds=1, valid=False, detail="bad")},
-            "DEGRADED", "the configuration file is refused: bad", "shipper check --config /c.yaml",
+            "DEGRADED", "bad", "shipper check --config /c.yaml",
         ),
         ({"troubles": {"state": "is retrying: full"}}, "DEGRADED", "state is retrying: full", "shipper doctor"),
-        ({"dropped_lines": {"spill_full": 3}}, "DEGRADED", "3 lines were given up since the start (spill_full)", "shipper doctor"),
-        ({"lost_bytes": {"gone": 3}}, "DEGRADED", "3 bytes were lost since the start (gone)", "shipper doctor"),
+        ({"dropped_lines": {"spill_full": 3}}, "DEGRADED", "3 lines given up since the start (spill_full)", "shipper doctor"),
+        ({"lost_bytes": {"gone": 3}}, "DEGRADED", "3 bytes lost since the start (gone)", "shipper doctor"),
         (
             {"waiting": {"db": Waiting(dead_letters=4, dead_letters_age=60)}},
-            "DEGRADED", "4 records that sink db refused, the newest of the last day", "shipper dead-letters ls --sink db",
+            "DEGRADED", "4 records refused by sink db, the newest in the last day", "shipper dead-letters ls --sink db",
         ),
         ({"waiting": {"db": Waiting(dead_letters=4, dead_letters_age=100_000)}}, "OK", "", "shipper query --since 1h"),
         (
             {"waiting": {"old": Waiting(spill_records=4, spill_bytes=60)}},
-            "DEGRADED", "4 spilled records wait for old, which is not configured", "shipper spill ls",
+            "DEGRADED", "at most 4 records on disk for old, which is not configured", "shipper spill ls",
         ),
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shipper.units import format_duration, format_size, parse_duration, parse_size
+from shipper.units import counted, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,7 @@ def test_sizes_are_written_for_people(size: int, text: str) -> None:
 )  # fmt: skip
 def test_durations_are_written_for_people(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_things_are_counted_for_people() -> None:
+    assert [counted(count, "file") for count in (0, 1, 2)] == ["0 files", "1 file", "2 files"]

@@ -408,9 +408,9 @@ FAULTS: list[Any] = [
     Fault("D42", "warn", greedy_spill, "but the spill may take 878.9 TiB", "lower sinks.db.buffer.max_size to "),
     Fault("D43", "fail", remote_state, "{top}/state is on nfs4, where SQLite's locks fail", "set state_dir to a local disk"),
     Fault("D44", "warn", damaged_state, "{top}/state/state.db.damaged-1: positions were damaged and set aside", "look at the disk (dmesg, smartctl), then: rm {top}/state/state.db.damaged-1"),
-    Fault("D45", "warn", left_spill, "at most 0 records wait for old, which is not in the file", "put sinks.old back to deliver them, or: shipper spill drop old"),
+    Fault("D45", "warn", left_spill, "at most 0 records on disk for old, which is not in the file", "put sinks.old back to deliver them, or: shipper spill drop old"),
     Fault("D46", "warn", full_spill, "900 KiB of 1 MiB wait for db", "bring it back (shipper check --online --sink db), or raise sinks.db.buffer.max_size"),
-    Fault("D47", "warn", dead_letters, "db refused 1 records for good; they are kept", "shipper dead-letters ls --sink db; mend the cause, then: shipper dead-letters retry --sink db"),
+    Fault("D47", "warn", dead_letters, "1 record refused by db for good and kept", "shipper dead-letters ls --sink db; mend the cause, then: shipper dead-letters retry --sink db"),
     Fault("D60", "warn", free_running, "nothing keeps this machine's clock right", "enable chrony or systemd-timesyncd on the host"),
     Fault("D61", "warn", future, "{top}/logs/app.log: written up to ", "enable chrony or systemd-timesyncd on the host"),
 ]  # fmt: skip
