@@ -125,7 +125,7 @@ class Daemon:
             pid=os.getpid(),
             uptime=now - self._began,
             config=ConfigStatus(
-                path=str(self._config.path or ""),
+                path=str(self._config.path.absolute()) if self._config.path else "",
                 hash=self._loaded.digest,
                 loaded_seconds=now - self._loaded.at,
                 valid=self._metrics.value("shipper_config_valid") > 0,

@@ -91,7 +91,7 @@ def _named(user: str | None) -> Identity | None:
 def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
     """Gather what is known of the machine and of a running daemon."""
     from shipper.commands.status import ask
-    from shipper.doctor.host import Host, Identity, files_allowed, kernel_clock
+    from shipper.doctor.host import Host, Identity, files_allowed, is_shipper, kernel_clock
     from shipper.endpoint import Endpoint, SilentError
     from shipper.errors import ConfigError
     from shipper.status import holder
@@ -106,8 +106,7 @@ def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
     except SilentError as error:
         silence = str(error)
     held = holder(config.state_dir)
-    # A process of another container has a number that means nobody, or somebody else, here.
-    pid = held or os.getpid()
+    pid = held or (status.pid if status is not None and is_shipper(status.pid) else os.getpid())
     allowed = files_allowed(pid)
     ours = Identity.of_process(os.getpid())
     if identity is None:

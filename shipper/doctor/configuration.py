@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shipper.doctor.host import present
 from shipper.doctor.row import Row, fail, ok, several, warn
 from shipper.secret import is_secret
 from shipper.units import counted, format_duration
@@ -35,7 +36,7 @@ def rows(config: Config, host: Host) -> Iterator[Row]:
     parts = f"{counted(len(config.sources), 'source')}, {counted(len(config.sinks), 'sink')}"
     yield ok("D01", f"{config.path}: {parts}, active: {', '.join(config.active)}")
     yield _secrets(config)
-    yield _daemon(host)
+    yield _daemon(config, host)
     if host.status is not None:
         yield _reload(config, host)
 
@@ -77,7 +78,7 @@ def _tells_secrets(path: Path) -> bool:
     return root is not None and told(root)
 
 
-def _daemon(host: Host) -> Row:
+def _daemon(config: Config, host: Host) -> Row:
     if host.status is not None:
         status = host.status
         if status.faults:
@@ -87,7 +88,10 @@ def _daemon(host: Host) -> Row:
         who = f"process {host.holder}" if host.holder else "a process of another container"
         text = f"{who} holds the state directory but does not answer: {host.silence}"
         return warn("D03", text, "set http.enabled to true and http.listen to a free address, then restart it")
-    return ok("D03", f"none runs ({host.silence})" if host.silence else "none runs")
+    if present(config.state_dir / "state.db"):
+        start = f"shipper run --config {config.path}   (systemctl start shipper, or docker compose up -d shipper)"
+        return warn("D03", f"none runs, though one did: {host.silence}", f"start it: {start}")
+    return ok("D03", "none has run yet")
 
 
 def _reload(config: Config, host: Host) -> Row:
@@ -95,7 +99,7 @@ def _reload(config: Config, host: Host) -> Row:
     running, reload = host.status.config, f"kill -HUP {host.status.pid}"
     if not running.valid:
         return fail("D04", running.detail, f"correct the file, look with shipper check, then reload: {reload}")
-    if running.path != str(config.path):
+    if os.path.realpath(running.path) != os.path.realpath(config.path or ""):
         return warn("D04", f"it runs {running.path}, not {config.path}", f"name its file: --config {running.path}")
     if config.path is not None and running.hash != hashlib.sha256(config.path.read_bytes()).hexdigest()[:12]:
         ago = format_duration(running.loaded_seconds)

@@ -133,6 +133,14 @@ class Host(msgspec.Struct, kw_only=True):
             return None
 
 
+def is_shipper(pid: int, root: Path = Path("/")) -> bool:
+    """Tell whether a process is a daemon of ours; the number of one in another container may be somebody else's here."""
+    try:
+        return b"shipper" in (root / f"proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def files_allowed(pid: int, root: Path = Path("/")) -> int | None:
     """Give how many files a process may open at most, or None when it cannot be seen; -1 is without limit."""
     try:

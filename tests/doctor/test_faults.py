@@ -6,6 +6,7 @@ Whose permissions count is computed from uid, gids and mode, so that the tests r
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,7 +31,7 @@ from shipper.doctor import configuration
 from shipper.doctor.docker import containers
 from shipper.doctor.docker import rows as docker_rows
 from shipper.doctor.files import group_name, obstacle
-from shipper.doctor.host import ClockState, Host, Identity, files_allowed, kernel_clock
+from shipper.doctor.host import ClockState, Host, Identity, files_allowed, is_shipper, kernel_clock
 from shipper.doctor.row import CHECKS, Row
 from shipper.errors import ConfigError, PermanentError
 from shipper.loader import load
@@ -106,7 +107,7 @@ class System:
     def status(self, **more: Any) -> Status:
         """Let a daemon answer, healthy but for what is given."""
         self.save()
-        digest = configuration.hashlib.sha256(self.path.read_bytes()).hexdigest()[:12]
+        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()[:12]
         made = {
             "version": "1", "pid": 77, "uptime": 5.0, "state_dir": str(self.state),
             "config": ConfigStatus(path=str(self.path), hash=digest, loaded_seconds=60),
@@ -181,6 +182,11 @@ def failed_daemon(s: System) -> None:
 
 def silent_daemon(s: System) -> None:
     s.host.holder, s.host.silence = 41, "connection refused"
+
+
+def stopped_daemon(s: System) -> None:
+    (s.state / "state.db").touch()
+    s.host.silence = "connection refused"
 
 
 def refused_reload(s: System) -> None:
@@ -373,6 +379,7 @@ FAULTS: list[Any] = [
     Fault("D02", "warn", open_secret, "{top}/secret", "chmod o= {top}/secret"),
     Fault("D03", "fail", failed_daemon, "reader failed: it ended", "restart the daemon, and report what its log says"),
     Fault("D03", "warn", silent_daemon, "process 41 holds the state directory but does not answer: connection refused", "set http.enabled to true and http.listen to a free address, then restart it"),
+    Fault("D03", "warn", stopped_daemon, "none runs, though one did: connection refused", "start it: shipper run --config {top}/shipper.yaml   (systemctl start shipper, or docker compose up -d shipper)"),
     Fault("D04", "fail", refused_reload, "unknown key", "correct the file, look with shipper check, then reload: kill -HUP 77"),
     Fault("D04", "warn", changed_file, "has changed since it was loaded 1m ago", "reload: kill -HUP 77"),
     Fault("D04", "warn", other_file, "it runs /etc/other.yaml, not {top}/shipper.yaml", "name its file: --config /etc/other.yaml"),
@@ -436,7 +443,7 @@ def test_planted_fault_is_found_with_its_fix(system: System, fault: Fault) -> No
     # How much disk is free is not known here; everything else is word for word.
     assert row.fix.startswith(expected) if row.id == "D42" else row.fix == expected
     # One cause, one row, but for what really hurts twice.
-    follows = {"D11": {"D12"}, "D41": {"D43"}, "D43": {"D13"}}
+    follows = {"D40": {"D03"}, "D11": {"D12"}, "D41": {"D43"}, "D43": {"D13"}}
     assert {other.id for other in found} - {row.id} <= follows.get(row.id, set())
 
 
@@ -542,6 +549,27 @@ def test_identity_of_a_process(tmp_path: Path) -> None:
     assert files_allowed(8, tmp_path) is None
     ours = Identity.of_process(os.getpid())
     assert (ours.uid, ours.ours) == (os.geteuid(), True)
+
+
+@needs_root
+def test_identity_of_another_users_process() -> None:
+    with subprocess.Popen(["sleep", "60"], user=10_001, group=10_001, extra_groups=[4]) as process:
+        try:
+            assert Identity.of_process(process.pid) == OTHER
+            assert not is_shipper(process.pid)
+            assert files_allowed(process.pid) is not None
+        finally:
+            process.kill()
+
+
+def test_a_link_to_the_file_that_runs_is_that_file(system: System) -> None:
+    link = system.top / "link.yaml"
+    system.status()
+    link.symlink_to(system.path)
+    system.status(
+        config=ConfigStatus(path=str(link), hash=hashlib.sha256(link.read_bytes()).hexdigest()[:12], loaded_seconds=1)
+    )
+    assert [row for row in system.rows() if row.verdict != "ok"] == []
 
 
 def test_identity_of_a_user() -> None:
