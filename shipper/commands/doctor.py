@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from shipper.doctor.host import Host, Identity
     from shipper.doctor.row import Row
 
-_HELP = """Look at everything that keeps logs from arriving, and say how to mend it. Nothing is changed.
+_HELP = """Look at everything that keeps logs from arriving, and say how to mend it.
 
 Each line is a check: its mark (√ fine, ! works but will hurt, x wrong), its id, the evidence, and the fix. Exit 1
 when something is wrong. Looked at are the configuration, the files and their permissions, Docker's logging options,
-the kernel's limits, the state directory, the clock and every sink in use; a test record is written to each sink.
+the kernel's limits, the state directory, the clock and every sink in use. Nothing is changed, but for a test record
+that is written to each sink.
 
 Permissions are those of the running daemon, or of this user when none runs; --user names another. Run it where the
 daemon runs, as root if you can: docker compose exec shipper shipper doctor, or sudo shipper doctor.
