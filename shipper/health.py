@@ -67,17 +67,43 @@ class Health:
             known = self._components.get(component)
         return None if known is None else known.state
 
+    def alive(self) -> bool:
+        """Tell whether a restart could not help: nothing failed and every loop has gone round within 60 s."""
+        return not self._faults()
+
+    def ready(self) -> bool:
+        """Tell whether the daemon is alive and every sink takes what it is given."""
+        with self._lock:
+            sinks_ok = all(
+                item.state == "ok" for name, item in self._components.items() if name.startswith(SINK_PREFIX)
+            )
+        return sinks_ok and self.alive()
+
     def components(self) -> dict[str, Component]:
         """Give every component that reported."""
         with self._lock:
             return dict(self._components)
 
-    def alive(self) -> bool:
-        """Tell whether a restart could not help: nothing failed and every loop has gone round within 60 s."""
-        return not self.faults()
-
     def faults(self) -> list[str]:
         """Say what has failed in a way that a restart could mend."""
+        return self._faults()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give everything for /healthz, /readyz and ``shipper status``; times are seconds in the state."""
+        now = self._clock.monotonic()
+        with self._lock:
+            components = dict(self._components)
+        return {
+            "alive": self.alive(),
+            "ready": self.ready(),
+            "faults": self._faults(),
+            "components": {
+                name: {"state": item.state, "detail": item.detail, "seconds": round(max(0.0, now - item.since), 1)}
+                for name, item in sorted(components.items())
+            },
+        }
+
+    def _faults(self) -> list[str]:
         now = self._clock.monotonic()
         with self._lock:
             faults = [
@@ -91,26 +117,3 @@ class Health:
                 if now - beat > SILENCE
             ]
         return faults
-
-    def ready(self) -> bool:
-        """Tell whether the daemon is alive and every sink takes what it is given."""
-        with self._lock:
-            sinks_ok = all(
-                item.state == "ok" for name, item in self._components.items() if name.startswith(SINK_PREFIX)
-            )
-        return sinks_ok and self.alive()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Give everything for /healthz, /readyz and ``shipper status``; times are seconds in the state."""
-        now = self._clock.monotonic()
-        with self._lock:
-            components = dict(self._components)
-        return {
-            "alive": self.alive(),
-            "ready": self.ready(),
-            "faults": self.faults(),
-            "components": {
-                name: {"state": item.state, "detail": item.detail, "seconds": round(max(0.0, now - item.since), 1)}
-                for name, item in sorted(components.items())
-            },
-        }
