@@ -195,8 +195,9 @@ class Daemon:
         try:
             started = self._start(parts)
         except ShipperError as error:
-            self._refused(error)
-            return self._start(Parts.build(old, was.removed))
+            restored = self._start(Parts.build(old, was.removed))
+            self._refused(error)  # last, for a start says that its configuration is valid
+            return restored
         self._metrics.reloaded("ok")
         self._health.report("config", "ok")
         files, size = started.standing()
