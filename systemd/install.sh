@@ -5,24 +5,23 @@
 #   systemd/install.sh uninstall    all of that again, but for what was changed or added since; never the state
 #
 # From the environment: PREFIX (/usr/local), DESTDIR (what stands before every path while a package is built),
-# SYSCONFDIR (/etc), UNITDIR (where systemd looks), PYTHON (python3), EXTRAS (mysql; as in pip install shipper[...]).
+# UNITDIR (where systemd looks), PYTHON (python3), EXTRAS (mysql; as in pip install shipper[...]).
 set -eu
 
 source=$(cd "$(dirname "$0")/.." && pwd)
 prefix=${PREFIX:-/usr/local}
 prefix=/$(printf '%s' "$prefix" | sed 's,^/*,,; s,/*$,,')
 dest=${DESTDIR:-}
-etc=${SYSCONFDIR:-/etc}
 python=${PYTHON:-python3}
 extras=${EXTRAS-mysql}
 case $prefix in
     /usr | /usr/local) units=${UNITDIR:-$prefix/lib/systemd/system} ;;
-    *) units=${UNITDIR:-$etc/systemd/system} ;; # systemd looks into no other prefix
+    *) units=${UNITDIR:-/etc/systemd/system} ;; # systemd looks into no other prefix
 esac
 
 program=$prefix/lib/shipper
 share=$prefix/share/shipper
-config=$etc/shipper
+config=/etc/shipper
 
 fail() {
     echo "systemd/install.sh: $*" >&2
