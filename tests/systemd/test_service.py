@@ -101,7 +101,7 @@ def test_samples_and_live_lines_of_docker_are_in_mariadb_once_read_by_a_user_of_
         process = status(machine, service.show("MainPID"))
         assert "0" not in process["Uid"].split()
         assert int(process["CapEff"], 16) == int(process["CapBnd"], 16) == DAC_READ_SEARCH
-        assert service.show("StatusText") == "sink:mysql ok; source:docker ok"
+        assert eventually(lambda: service.show("StatusText") == "sink:mysql ok; source:docker ok")
     finally:
         engine.remove(live)
         for sample in SAMPLES.iterdir():
