@@ -46,7 +46,7 @@ install_program() {
         [ -h "$file" ] || sed -i "s|$new|$program|g" "$file"
     done
     # The service cannot write there: what is not compiled now is compiled at every start.
-    "$new/bin/python" -m compileall -q -s "$new" -p "$program" "$new/lib"
+    "$new/bin/python" -m compileall -q -j 0 -s "$new" -p "$program" "$new/lib"
     chmod -R go+rX "$new"
     rm -rf "$dest$program.old"
     [ ! -e "$dest$program" ] || mv -T "$dest$program" "$dest$program.old"
