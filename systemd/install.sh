@@ -11,7 +11,8 @@ set -eu
 source=$(cd "$(dirname "$0")/.." && pwd)
 prefix=${PREFIX:-/usr/local}
 prefix=/$(printf '%s' "$prefix" | sed 's,^/*,,; s,/*$,,')
-dest=${DESTDIR:-}
+dest=${DESTDIR:+$(mkdir -p "$DESTDIR" && cd "$DESTDIR" && pwd)}
+dest=${dest%/}
 python=${PYTHON:-python3}
 extras=${EXTRAS-mysql}
 case $prefix in
@@ -46,7 +47,7 @@ install_program() {
         [ -h "$file" ] || sed -i "s|$new|$program|g" "$file"
     done
     # The service cannot write there: what is not compiled now is compiled at every start.
-    "$new/bin/python" -m compileall -q -j 0 -s "$new" -p "$program" "$new/lib"
+    "$new/bin/python" -m compileall -q -s "$new" -p "$program" "$new/lib"
     chmod -R go+rX "$new"
     rm -rf "$dest$program.old"
     [ ! -e "$dest$program" ] || mv -T "$dest$program" "$dest$program.old"

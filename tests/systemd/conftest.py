@@ -117,6 +117,7 @@ def machine(
     except MachineUnavailableError as error:
         _skip(error)
     try:
+        before = _files(machine)
         install = ("sh", "/src/systemd/install.sh", "install")
         machine.do(*install, environ={"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}, timeout=240)
         packages = machine.path("/usr/local/lib/shipper/lib/python3.11/site-packages")
@@ -128,6 +129,10 @@ def machine(
         )
         machine.do("systemctl", "daemon-reload")
         yield machine
+        machine.do("systemctl", "stop", UNIT)
+        machine.do("sh", "/src/systemd/install.sh", "uninstall")
+        left = _files(machine) - before
+        assert left <= {"/etc/shipper", "/etc/shipper/shipper.yaml"}, "a configuration that was changed, no more"
     finally:
         machine.__exit__(None, None, None)
 
@@ -229,6 +234,11 @@ def make_database(mariadb: MariaDB) -> Iterator[Callable[[], LogsDatabase]]:
     yield make
     for database in made:
         database.drop()
+
+
+def _files(machine: Machine) -> set[str]:
+    found = machine.do("find", "/usr", "/etc", "/opt", "/var/lib", "-xdev").splitlines()
+    return {path for path in found if not path.startswith("/var/lib/systemd")}
 
 
 def _skip(error: Exception) -> None:
