@@ -43,6 +43,7 @@ COMMANDS = {
     "run": Listed("run", "Ship logs until stopped, or once with --once."),
     "check": Listed("check", "Check a configuration, without running it."),
     "query": Listed("query", "Read logs back from a sink."),
+    "healthcheck": Listed("healthcheck", "Ask the running daemon whether it is alive."),
     "dead-letters": Listed("dead_letters", "List, show or send again what a sink refused."),
     "spill": Listed("spill", "Show or drop what waits on disk for a sink."),
     "test-parse": Listed("test_parse", "Show what each line of a file becomes."),
