@@ -51,7 +51,7 @@ def wheels() -> Path:
     """The directory with every file of the two lists; downloaded when they have changed."""
     lists = sorted((ROOT / "deploy" / "image").glob("*requirements.txt"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in lists)).hexdigest()[:16]
-    found = TREE.parent / f"wheels-{digest}"
+    found = TREE.parent / f"image-wheels-{digest}"
     if not found.exists():
         new = TREE.parent / f"{found.name}.{os.getpid()}"
         named = [option for path in lists for option in ("--requirement", str(path))]
@@ -115,11 +115,14 @@ class Shipper:
         self.directory = directory
         self.options = options
         directory.mkdir()
+        directory.chmod(0o755)
         self.configure(config)
         engine.docker("volume", "create", self.name)
 
     def configure(self, config: dict[str, Any]) -> None:
-        (self.directory / "shipper.yaml").write_text(yaml.safe_dump(config))
+        path = self.directory / "shipper.yaml"
+        path.write_text(yaml.safe_dump(config))
+        path.chmod(0o644)
 
     @property
     def state(self) -> Path:
@@ -193,6 +196,7 @@ class Server:
         self._database = database
         self.directory = directory
         directory.mkdir()
+        directory.chmod(0o755)
         (directory / "password").write_text("logs\n")
         os.chown(directory / "password", USER, 0)
         (directory / "password").chmod(0o440)
@@ -416,6 +420,12 @@ def test_the_sidecar_ships_the_applications_volume_and_outlives_an_outage(  # no
     told = stranger.wait_log("file cannot be read")
     assert told["fix"].startswith(f"let user id {USER} or one of its group ids [{USER}] read it")
     assert stranger.execute("shipper", "healthcheck").startswith("ok")
+    # What a restart would help against is told apart: a daemon that does not answer.
+    stranger.signal("STOP")
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        stranger.execute("shipper", "healthcheck", "--timeout", "0.3")
+    assert caught.value.returncode == 1
+    stranger.signal("CONT")
     assert stranger.stop()[0] == 0
 
     shipper = make_shipper(config, "--group-add", "20000", "-v", f"{logs}:/logs:ro", *server.mount)

@@ -229,3 +229,10 @@ def test_loki_keeps_what_waited_for_long() -> None:
 
 def test_the_setup_of_elasticsearch_is_a_script() -> None:
     subprocess.run(["bash", "-n", str(DEPLOY / "elk/setup.sh")], check=True)
+
+
+def test_every_variable_of_the_files_is_in_the_page() -> None:
+    page = (ROOT / "docs/how-to/compose.md").read_text()
+    for path in (COMMON, *FILES.values()):
+        for variable in re.findall(r"(?<!\$)\$\{(\w+)", path.read_text()):
+            assert f"`{variable}`" in page, f"{path.name}: {variable}"
