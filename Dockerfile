@@ -14,10 +14,9 @@ FROM ${BASE} AS build
 ARG PIP_NO_INDEX=
 ENV PIP_FIND_LINKS=/build/image/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /build
-RUN python3 -m venv tools && python3 -m venv --without-pip /opt/shipper
 COPY deploy/image image/
 # The environment gets no pip of its own, and its files their bytecode now: later the root is read-only.
-RUN mkdir -p image/wheels \
+RUN python3 -m venv tools && python3 -m venv --without-pip /opt/shipper && mkdir -p image/wheels \
  && tools/bin/pip install --require-hashes --requirement image/build-requirements.txt \
  && tools/bin/pip --python /opt/shipper/bin/python install --require-hashes --only-binary :all: \
       --requirement image/requirements.txt \

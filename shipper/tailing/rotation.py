@@ -410,7 +410,9 @@ class Rotation(ABC):
             told = {"file": path, "error": error.strerror or str(error)}
             if isinstance(error, PermissionError):
                 groups = sorted({os.getegid(), *os.getgroups()})
-                told["fix"] = f"let user id {os.geteuid()} or one of its group ids {groups} read it and enter its directory"
+                told["fix"] = (
+                    f"let user id {os.geteuid()} or one of its group ids {groups} read it and enter its directory"
+                )
             _log.error("file cannot be read; it is tried again", **told)
 
 
