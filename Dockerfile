@@ -26,6 +26,7 @@ RUN python3 -m venv tools && python3 -m venv --without-pip /opt/shipper && mkdir
 COPY pyproject.toml README.md LICENSE source/
 COPY shipper source/shipper/
 COPY sinks source/sinks/
+COPY man source/man/
 # No index is asked any more, so nothing comes in that has no hash.
 RUN tools/bin/pip wheel --no-index --no-deps --no-build-isolation --wheel-dir wheel source/ \
  && tools/bin/pip --python /opt/shipper/bin/python install --no-index --no-deps wheel/*.whl \
