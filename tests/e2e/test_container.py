@@ -101,7 +101,7 @@ def build(engine: DockerEngine, work: Path) -> None:
     engine.docker("import", str(work / "base.tar"), BASE)
     context = work / "context"
     ignore = shutil.ignore_patterns("__pycache__", "wheels")
-    for name in ("shipper", "sinks", "deploy/image"):
+    for name in ("shipper", "sinks", "man", "deploy/image"):
         shutil.copytree(ROOT / name, context / name, ignore=ignore)
     for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, context)
