@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
@@ -99,7 +100,7 @@ class LokiSink(Sink):
         self._most_bytes, self._careful_since = PUSH_BYTES, float("-inf")
         self._rate_refusals = 0
         self._is_json = config.encoding == "json"
-        self._compress = _http.gzipped if self._is_json else _snappy()
+        self._body = encode.json_body if self._is_json else _snappy()
         self.wants_parse = config.line != "raw"
         self.wants_levels = config.levels
 
@@ -111,7 +112,7 @@ class LokiSink(Sink):
     def healthcheck(self) -> None:
         """Push nothing. Raises SinkError when Loki would not take anything from us."""
         self.open()
-        answer = self._push(_NOTHING if self._is_json else b"")
+        answer = self._push_nothing()
         if answer.status not in _NOTHING_IS_FINE:
             raise _http.refusal(answer, self._what)
 
@@ -122,8 +123,7 @@ class LokiSink(Sink):
         except ParkedError as error:
             yield Finding("login", "fail", str(error), "write the secret into the file that the option names")
             return
-        nothing = _NOTHING if self._is_json else b""
-        yield from _http.examine(self._client, lambda: self._push(nothing), fine=_NOTHING_IS_FINE)
+        yield from _http.examine(self._client, self._push_nothing, fine=_NOTHING_IS_FINE)
         yield from self._examine_reading()
         age = f"no older than {self._config.max_age}" if self._config.max_age else "of any age"
         yield Finding(
@@ -170,25 +170,18 @@ class LokiSink(Sink):
     def _runs(self, work: _Work, rows: Sequence[int]) -> Iterator[list[Run]]:
         """Sort rows of the batch into streams; each comes as one list of runs."""
         batch = work.batch
-        groups: dict[tuple[Any, int | None], list[int]] = defaultdict(list)
-        severities: Sequence[int | None] = batch.severities if batch.severities is not None else [None] * len(batch)
-        if len(rows) == len(batch):
-            for row, key in enumerate(zip(batch.resources, severities, strict=True)):
-                groups[key].append(row)
-        else:
-            for row in rows:
-                groups[batch.resources[row], severities[row]].append(row)
         streams: dict[Pairs, list[Run]] = defaultdict(list)
         texts, ids, times = self._lines(batch), batch.ids, batch.times
-        for (resource, severity), members in groups.items():
-            labels, metadata = self._streams.of(resource, severity)
+        for members in _alike(batch, rows):
+            severity = None if batch.severities is None else batch.severities[members[0]]
+            labels, metadata = self._streams.of(batch.resources[members[0]], severity)
             if len(members) == len(batch):
                 run = Run(labels, metadata, members, times, texts, ids, {})
             else:
+                take = itemgetter(*members, members[0])  # of one place it would give no tuple
                 run = Run(
-                    labels, metadata, members,
-                    [times[row] for row in members], [texts[row] for row in members], [ids[row] for row in members], {},
-                )  # fmt: skip
+                    labels, metadata, members, list(take(times)[:-1]), list(take(texts)[:-1]), list(take(ids)[:-1]), {}
+                )
             streams[labels].append(run)
         now = self._clock.time_ns()
         oldest = None if self._max_age is None else now - self._max_age
@@ -309,9 +302,9 @@ class LokiSink(Sink):
 
     def _send(self, runs: list[Run], work: _Work) -> list[list[Run]]:
         """Send one push and note what became of it; give the pushes that must follow."""
-        body = (encode.json_body if self._is_json else encode.proto_body)(runs, ids=self._ids)
+        body, size = self._body(runs, ids=self._ids)
         most = MOST_BYTES if self._most_bytes == PUSH_BYTES else 2 * self._most_bytes
-        if len(body) > most and (halves := _halves(runs)):
+        if size > most and (halves := _halves(runs)):
             return halves
         try:
             answer = self._push(body)
@@ -329,7 +322,7 @@ class LokiSink(Sink):
         alone = [list(group) for _, group in groupby(runs, key=lambda run: run.labels)]
         if len(alone) > 1 and answer.status in {400, 429}:
             return alone  # which stream it was is told for certain only where there is one
-        return self._refused(runs, answer, len(body), work)
+        return self._refused(runs, answer, size, work)
 
     def _refused(self, runs: list[Run], answer: _http.Answer, size: int, work: _Work) -> list[list[Run]]:
         entries = [entry for run in runs for entry in run.entries()]
@@ -381,8 +374,31 @@ class LokiSink(Sink):
             for row in rows:
                 work.refuse(row, _http.refusal(answer, self._what))
 
+    def _push_nothing(self) -> _http.Answer:
+        return self._push(_http.gzipped(_NOTHING) if self._is_json else self._body([], ids=False)[0])
+
     def _push(self, body: bytes) -> _http.Answer:
-        return self._client.request("POST", self._config.push_path, body=self._compress(body), headers=self._headers)
+        return self._client.request("POST", self._config.push_path, body=body, headers=self._headers)
+
+
+def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
+    """Give rows of one resource and severity each, in their order."""
+    resources, severities = batch.resources, batch.severities
+    first = resources[rows[0]]
+    keys: Sequence[int]
+    if resources.count(first) == len(resources):
+        if severities is None:
+            yield list(rows)
+            return
+        keys = severities
+    else:
+        numbers: dict[Any, int] = {}
+        keys = [32 * numbers.setdefault(resource, len(numbers)) for resource in resources]
+        if severities is not None:
+            keys = list(map(add, keys, severities))
+    order = sorted(rows, key=keys.__getitem__)
+    for _, members in groupby(order, key=keys.__getitem__):
+        yield list(members)
 
 
 def _own(labels: Pairs) -> Pairs:
@@ -429,11 +445,16 @@ def _pieces(whole: bytes, most: int) -> list[str]:
     return pieces
 
 
-def _snappy() -> Callable[[bytes], bytes]:
+def _snappy() -> Callable[..., tuple[bytes, int]]:
     try:
         import cramjam  # noqa: PLC0415 - only who asks for protobuf needs it
     except ModuleNotFoundError as error:
         raise ConfigError(
             "encoding: protobuf needs the package 'cramjam', which is not installed: pip install 'shipper[loki]'"
         ) from error
-    return lambda body: bytes(cast("Any", cramjam).snappy.compress_raw(body))
+
+    def body(runs: Sequence[Run], *, ids: bool) -> tuple[bytes, int]:
+        plain = encode.proto_body(runs, ids=ids)
+        return bytes(cast("Any", cramjam).snappy.compress_raw(plain)), len(plain)
+
+    return body
