@@ -159,7 +159,7 @@ class Streams:
 
     def _beside(self, resource: Resource, severity: int | None, told: set[str], labels: dict[str, str]) -> Pairs:
         pairs: dict[str, str] = {} if "source" in told else {"source": clean(resource.source)}
-        said = {WORDS.get(word, word) for word in told}
+        said = {WORDS.get(word, word) for word in told - {"source", "level"}}
         names: dict[str, str] = {}
         more: dict[str, str] = {}
         size = 0

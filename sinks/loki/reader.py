@@ -110,13 +110,13 @@ class LokiReader(Reader):
         left = query.limit
         seen: OrderedDict[str, None] = OrderedDict()
         for record in self._records(entries, forward=forward):
-            if record.id in seen:
+            if record.id in seen or not _is_inside(query, record.time_ns):
                 continue
             seen[record.id] = None
             if len(seen) > REMEMBERED:
                 seen.popitem(last=False)
             # The limit counts matches. Of raw lines whoever parses them knows which match, so none is counted here.
-            if self.parsed and left is not None and _matches(query, record):
+            if self.parsed and left is not None and (query.condition is None or query.condition.matches(record)):
                 if left == 0:
                     return
                 left -= 1
@@ -294,7 +294,7 @@ class LokiReader(Reader):
         names = told.get("names", {})
         for name, value in metadata.items():
             if name not in _NOT_RESOURCE:
-                attributes[names.get(name) or encode.RESTORED.get(name, name)] = value
+                attributes[names.get(name, encode.RESTORED.get(name, name))] = value
         attributes |= told.get("more", {})
         attributes |= dict.fromkeys(told.get("empty", ()), "")
         key = repr((source, sorted(attributes.items())))
@@ -309,12 +309,8 @@ class _TooLong(Exception):  # noqa: N818 - control flow, not an error
     """The server takes shorter slices of time."""
 
 
-def _matches(query: Query, record: Record) -> bool:
-    if query.since is not None and record.time_ns < query.since:
-        return False
-    if query.until is not None and record.time_ns >= query.until:
-        return False
-    return query.condition is None or query.condition.matches(record)
+def _is_inside(query: Query, time_ns: int) -> bool:
+    return (query.since is None or time_ns >= query.since) and (query.until is None or time_ns < query.until)
 
 
 def _joined(parts: dict[int, _Entry]) -> _Entry:

@@ -7,6 +7,7 @@ exist, get little and so stay under the stream's rate, and get nothing that coul
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -397,8 +398,11 @@ def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
         if severities is not None:
             keys = list(map(add, keys, severities))
     order = sorted(rows, key=keys.__getitem__)
-    for _, members in groupby(order, key=keys.__getitem__):
-        yield list(members)
+    start = 0
+    while start < len(order):
+        end = bisect_right(order, keys[order[start]], lo=start, key=keys.__getitem__)
+        yield order[start:end]
+        start = end
 
 
 def _own(labels: Pairs) -> Pairs:
