@@ -431,9 +431,8 @@ class LokiServer(HttpServer):
             )
         longest = self.limits.max_query_length
         if end - start > longest * _SECOND:
-            raise ValueError(
-                f"the query time range exceeds the limit (query length: {(end - start) // _SECOND}s, limit: {longest:g}s)"
-            )
+            length, most_length = _go_duration((end - start) // _SECOND), _prometheus_duration(int(longest))
+            raise ValueError(f"the query time range exceeds the limit (query length: {length}, limit: {most_length})")
         found = []
         for (tenant, _), stream in self._streams.items():
             labels = dict(stream.labels)
@@ -532,6 +531,19 @@ def _go_time(time_ns: int) -> str:
     """Print a time as Go's Time.String does."""
     fraction = f".{time_ns % _SECOND:09d}".rstrip("0").rstrip(".")
     return datetime.fromtimestamp(time_ns // _SECOND, UTC).strftime(f"%Y-%m-%d %H:%M:%S{fraction} +0000 UTC")
+
+
+def _go_duration(seconds: int) -> str:
+    return f"{seconds // 3600}h{seconds // 60 % 60}m{seconds % 60}s"
+
+
+def _prometheus_duration(seconds: int) -> str:
+    units = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+    found, rest = "", seconds
+    for unit, length in units:
+        if rest >= length:
+            found, rest = f"{found}{rest // length}{unit}", rest % length
+    return found or "0s"
 
 
 def _bytes(size: int) -> str:
