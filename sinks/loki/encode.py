@@ -8,6 +8,7 @@ An entry keeps exact what reading back needs. Beside the line, as structured met
   without value), ``more`` (pairs beyond what Loki takes) and ``severity`` (numbers between the levels, or no label that
   tells the level);
 * ``ns``, the record's time, where the entry's is off by nanoseconds to stay distinct from an equal line;
+* ``marks``, JSON: attributes of a raw line that the source has and the line has not;
 * ``part``, ``2/3`` for the second of three parts of a line that is too long for one entry.
 """
 
@@ -49,7 +50,7 @@ RESTORED = {name.replace(".", "_"): name for name in KNOWN}
 #: Words of templates by the attribute they stand for.
 WORDS = {"service": "service.name", "container": "container.name", "stream": "log.iostream", "host": "host.name"}
 #: Names of structured metadata that mean something of their own, to us or to Loki.
-OURS = frozenset(["id", "part", "shipper", "source", "ns", "detected_level", "service_name", BACKFILL])
+OURS = frozenset(["id", "part", "shipper", "source", "ns", "marks", "detected_level", "service_name", BACKFILL])
 
 _UNSIGNED = (1 << 64) - 1
 _UNNAMED = re.compile(r"[^a-zA-Z0-9_]")

@@ -152,13 +152,19 @@ class LokiReader(Reader):
         return [f'{selector}{lines_with} | part=""{filters}', f'{selector} | part!=""{filters}']
 
     def _matcher(self, term: Term) -> tuple[str, str] | None:
-        """Give the label that a term asks for and its matcher."""
+        """Give the label that a term asks for and its matcher.
+
+        Streams without the label pass, too: what was written under other labels tells the same beside its lines.
+        """
         if term.field not in _FIELDS or term.op not in {"=", "in"} or not all(term.values):
             return None
         if any(len(value.encode("utf-8", "replace")) > _SURE_BYTES for value in term.values):
             return None
         label = next((name for name, template in self._config.labels.items() if template == f"{{{term.field}}}"), None)
-        return None if label is None else (label, f"=~{_quoted('|'.join(map(_escaped, term.values)))}")
+        always = anchor(self._config.labels)
+        if label is None or (always is not None and label == always[0]):
+            return None
+        return label, f"=~{_quoted('|'.join([*map(_escaped, term.values), '']))}"
 
     # Entries
 
@@ -267,9 +273,11 @@ class LokiReader(Reader):
         written = metadata.get("ns", "")
         time_ns = int(written) if written.isdecimal() else entry.time_ns
         message, attributes = lines.read(self._config.line, entry.line)
+        if "marks" in metadata:
+            attributes = {**_object(metadata["marks"]), **attributes}
         severity = told.get("severity")
         if not isinstance(severity, int) or not 0 <= severity <= 24:
-            severity = SEVERITIES.get(labels.get(self._level or "", "info"), SEVERITIES["info"])
+            severity = SEVERITIES.get(labels.get(self._level or "", ""), 0)  # 0: nothing tells it
         return Record(
             id=metadata.get("id") or make_id(time_ns, _hash(entry)),
             time_ns=time_ns,
@@ -333,6 +341,13 @@ def _decoded(text: str) -> dict[str, Any]:
         return {}
     try:
         return msgspec.to_builtins(msgspec.json.decode(text, type=_Told))  # type: ignore[no-any-return]
+    except msgspec.DecodeError:
+        return {}
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.DecodeError:
         return {}
 

@@ -176,12 +176,19 @@ class LokiSink(Sink):
         for members in _alike(batch, rows):
             severity = None if batch.severities is None else batch.severities[members[0]]
             labels, metadata = self._streams.of(batch.resources[members[0]], severity)
+            marks = {} if not batch.marks or self.wants_parse else _marks(batch.marks, members)
             if len(members) == len(batch):
-                run = Run(labels, metadata, members, times, texts, ids, {})
+                run = Run(labels, metadata, members, times, texts, ids, marks)
             else:
                 take = itemgetter(*members, members[0])  # of one place it would give no tuple
                 run = Run(
-                    labels, metadata, members, list(take(times)[:-1]), list(take(texts)[:-1]), list(take(ids)[:-1]), {}
+                    labels,
+                    metadata,
+                    members,
+                    list(take(times)[:-1]),
+                    list(take(texts)[:-1]),
+                    list(take(ids)[:-1]),
+                    marks,
                 )
             streams[labels].append(run)
         now = self._clock.time_ns()
@@ -403,6 +410,11 @@ def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
         end = bisect_right(order, keys[order[start]], lo=start, key=keys.__getitem__)
         yield order[start:end]
         start = end
+
+
+def _marks(marks: dict[int, dict[str, Any]], rows: list[int]) -> dict[int, Pairs]:
+    """Give what the source itself knows of some rows, which no parser could find in the line."""
+    return {place: (("marks", lines.json_text(marks[row])),) for place, row in enumerate(rows) if row in marks}
 
 
 def _own(labels: Pairs) -> Pairs:

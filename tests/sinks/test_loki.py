@@ -6,8 +6,11 @@ import gzip
 import json
 import random
 import ssl
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,6 +35,7 @@ from shipper.spill import Cursor, Spill
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
 from shipper.testing.certificates import Authority
 from shipper.testing.clock import FakeClock
+from shipper.testing.daemon import Daemon
 from shipper.testing.http_server import Reply, Request
 from shipper.testing.loki_server import LokiLimits, LokiServer
 from shipper.testing.sink_contract import FIELDS, SinkContract
@@ -947,9 +951,9 @@ def _questions(place: Place) -> list[str]:
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [
-        ("level:error", ['{job="shipper", level=~"error"}']),
-        ("level>=warn", ['{job="shipper", level=~"warn|error|fatal"}']),
-        ('service:"a.b" host:host-1', ['{job="shipper", service=~"a\\\\.b", host=~"host-1"}']),
+        ("level:error", ['{job="shipper", level=~"error|"}']),
+        ("level>=warn", ['{job="shipper", level=~"warn|error|fatal|"}']),
+        ('service:"a.b" host:host-1', ['{job="shipper", service=~"a\\\\.b|", host=~"host-1|"}']),
         ('service:"" -level:info', ['{job="shipper"}']),
         ("service:api*", ['{job="shipper"}']),
         ("user_id:42 OR level:error", ['{job="shipper"}']),
@@ -1016,6 +1020,14 @@ def test_pushed_down_questions_give_what_filtering_alone_gives(place: Place) -> 
         assert found == expected, text
 
 
+def test_what_was_written_under_other_labels_is_found_too(place: Place) -> None:
+    batch = make_batch(["x", "y"], level=["error", "info"])
+    place.sink(labels={"job": "shipper"}).write(batch)
+    for text in ("level:error", "service:api level:error"):
+        condition = compile_condition(text)
+        assert [r.message for r in place.read(condition=condition) if condition.matches(r)] == ["x"]
+
+
 def test_entries_of_another_client_are_read_too_and_get_an_id(place: Place) -> None:
     place.sink(structured_metadata="none").write(make_batch(["foreign", "foreign too"]))
     found = place.read()
@@ -1033,6 +1045,52 @@ def test_double_that_loki_kept_is_read_once(place: Place) -> None:
     sink.write(batch)
     assert place.server.count == 600
     assert [record.id for record in place.read()] == batch.ids
+
+
+def test_what_the_source_knows_of_a_raw_line_is_kept(place: Place) -> None:
+    batch = make_batch(["one", "two", "three"], parsed=False)
+    batch.marks = {1: {"log.record.part": 2}}
+    place.sink().write(batch)
+    assert [record.attributes for record in place.read()] == [{}, {"log.record.part": 2}, {}]
+
+
+def test_raw_lines_are_parsed_when_they_are_queried(tmp_path: Path) -> None:
+    """From Docker's file through the daemon to Loki and back on the command line."""
+    containers = tmp_path / "containers" / ("a" * 64)
+    containers.mkdir(parents=True)
+    (containers / "config.v2.json").write_text(
+        json.dumps({"ID": "a" * 64, "Name": "/api", "Config": {"Image": "api:1"}})
+    )
+    stamp = datetime.fromtimestamp(time.time() - 60, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    rows = [
+        {"level": "error", "message": "connection refused", "user_id": 42},
+        {"level": "info", "message": "connection made", "user_id": 42},
+        {"level": "error", "message": "connection lost", "user_id": 7},
+    ]
+    lines = [
+        json.dumps({"log": json.dumps(row) + "\n", "stream": "stdout", "time": f"{stamp}.{n:09d}Z"})
+        for n, row in enumerate(rows)
+    ]
+    (containers / f"{'a' * 64}-json.log").write_text("\n".join([*lines, ""]))
+    with LokiServer() as server:
+        config = {
+            "sources": {"docker": {"type": "docker", "path": str(tmp_path / "containers")}}, "sinks": {"out": server.sink()},
+        }  # fmt: skip
+        daemon = Daemon(tmp_path / "daemon", config)
+        assert daemon.once(timeout=60).code == 0, daemon.log
+        assert {stream["level"] for stream in server.streams} == {"error", "info"}
+        command = [sys.executable, "-m", "shipper", "query", "--config", str(daemon.path), "-o", "json"]
+        found = subprocess.run(
+            [*command, "user_id:42 level:error connection"], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert found.returncode == 0, found.stderr
+    [record] = map(json.loads, found.stdout.splitlines())
+    assert (record["level"], record["message"], record["attributes"]) == (
+        "error",
+        "connection refused",
+        {"user_id": 42},
+    )
+    assert record["resource"]["container.name"] == "api"
 
 
 def test_answer_that_is_not_lokis_and_one_that_says_later(place: Place) -> None:
