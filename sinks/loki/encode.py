@@ -230,7 +230,7 @@ def _value(word: str, resource: Resource, level: str) -> str:
 _MARK = secrets.token_hex(16)
 _MARKED = f',"":"{_MARK}"}}'.encode()
 #: Entries of one piece.
-_PIECE = 256
+_PIECE = 128
 _GZIP, _FASTEST = 31, 0
 
 
@@ -263,18 +263,19 @@ def _gzipped(pieces: Iterable[bytes | memoryview]) -> tuple[bytes, int]:
 def _pieces(runs: Sequence[Run], *, ids: bool) -> Iterator[bytes | memoryview]:
     before = b'{"streams":[{"stream":'
     for labels, group in groupby(runs, key=lambda run: run.labels):
-        yield before + _encode(dict(labels))
-        before = b',"values":['
+        yield before + _encode(dict(labels)) + b',"values":['
+        more = False
         for run in group:
             for start in range(0, len(run.rows), _PIECE):
-                yield before
-                yield from _values(run, slice(start, start + _PIECE), ids=ids)
-                before = b","
+                if more:
+                    yield b","
+                yield _values(run, slice(start, start + _PIECE), ids=ids)
+                more = True
         before = b']},{"stream":'
     yield b"]}]}"
 
 
-def _values(run: Run, cut: slice, *, ids: bool) -> Iterator[bytes | memoryview]:
+def _values(run: Run, cut: slice, *, ids: bool) -> bytes | memoryview:
     """Write the entries of a cut of a run, with commas between them."""
     times = _encode(run.times[cut])[1:-1].decode().split(",")
     if run.extras and ids:
@@ -283,16 +284,13 @@ def _values(run: Run, cut: slice, *, ids: bool) -> Iterator[bytes | memoryview]:
             {"id": one, **shared, **dict(run.extras.get(place, ()))}
             for place, one in enumerate(run.ids[cut], cut.start)
         ]
-        yield _encode(list(zip(times, run.lines[cut], beside, strict=True)))[1:-1]
-    elif not ids:
-        yield _encode(list(zip(times, run.lines[cut], strict=True)))[1:-1]
-    else:
-        flat: list[Any] = [None] * (3 * len(times))
-        flat[::3], flat[1::3], flat[2::3] = times, run.lines[cut], map(_Id, run.ids[cut])
-        tail = b"".join([b",%b:%b" % (_encode(name), _encode(value)) for name, value in run.metadata])
-        written = _encode(flat).replace(_MARKED + b",", tail + b"}],[")
-        yield memoryview(written)[: -len(_MARKED) - 1]
-        yield tail + b"}]"
+        return memoryview(_encode(list(zip(times, run.lines[cut], beside, strict=True))))[1:-1]
+    if not ids:
+        return memoryview(_encode(list(zip(times, run.lines[cut], strict=True))))[1:-1]
+    flat: list[Any] = [0] * (3 * len(times) + 1)  # the last is cut off again: so each id has a comma behind it
+    flat[:-1:3], flat[1::3], flat[2::3] = times, run.lines[cut], map(_Id, run.ids[cut])
+    beside_all = b"".join([b",%b:%b" % (_encode(name), _encode(value)) for name, value in run.metadata])
+    return memoryview(_encode(flat).replace(_MARKED + b",", beside_all + b"}],["))[: -len(",[0]")]
 
 
 # Protobuf: push.proto by hand, because it is four messages.
