@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
@@ -96,6 +97,10 @@ class HttpServer(ABC):
     def answer(self, request: Request) -> Reply:
         """Do what the real server would and say what it would say. A ValueError is answered with 400 and its text."""
 
+    def time(self) -> float:
+        """Give the seconds since 1970 that answers carry as their Date."""
+        return time.time()
+
     def script(self, *replies: Reply, stored: bool = False) -> None:
         """Give these replies to the next requests; with ``stored`` each is first taken as usual."""
         with self._lock:
@@ -158,6 +163,9 @@ def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(reply.body)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = handle_request  # noqa: N815 - the names http.server looks for
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(server.time() if timestamp is None else timestamp)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
