@@ -237,6 +237,10 @@ class LokiServer(HttpServer):
 
     # HTTP
 
+    def time(self) -> float:
+        """See `HttpServer.time`."""
+        return self.clock() / _SECOND
+
     def answer(self, request: Request) -> Reply:
         """See `HttpServer.answer`."""
         if self.login and request.headers.get("authorization") != self.login:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
+from email.utils import parsedate_to_datetime
 from itertools import groupby
 from operator import add, itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -37,6 +38,8 @@ PUSH_BYTES, MOST_BYTES = 1 << 20, 3_500_000
 SMALL_BYTES = 32 << 10
 #: Seconds a record may be ahead of our clock (Loki's creation_grace_period).
 AHEAD = 600
+#: Seconds by which the clocks may seem to differ and be the same.
+SAME = 5
 #: Seconds for which pushes stay small once Loki found one too large, the least they become then, and the rate refusals
 #: in a row that count as one: a push above the tenant's burst is never taken, and the answer does not tell the burst.
 CAREFUL, LEAST_BYTES, RATE_REFUSALS = 600.0, 64 << 10, 3
@@ -100,6 +103,9 @@ class LokiSink(Sink):
         self._moved: OrderedDict[str, int] = OrderedDict()
         self._most_bytes, self._careful_since = PUSH_BYTES, float("-inf")
         self._rate_refusals = 0
+        # Nanoseconds by which Loki's clock is ahead of ours, which its limits are held by; None until it has told.
+        self._skew: int | None = None
+        self._date = ""
         self._is_json = config.encoding == "json"
         self._body = encode.json_body if self._is_json else _snappy()
         self.wants_parse = config.line != "raw"
@@ -124,7 +130,10 @@ class LokiSink(Sink):
         except ParkedError as error:
             yield Finding("login", "fail", str(error), "write the secret into the file that the option names")
             return
-        yield from _http.examine(self._client, self._push_nothing, fine=_NOTHING_IS_FINE)
+        found = list(_http.examine(self._client, self._push_nothing, fine=_NOTHING_IS_FINE))
+        yield from found
+        if any(finding.verdict == "fail" and finding.what in {"reachable", "tls"} for finding in found):
+            return
         yield from self._examine_reading()
         age = f"no older than {self._config.max_age}" if self._config.max_age else "of any age"
         yield Finding(
@@ -191,17 +200,23 @@ class LokiSink(Sink):
                     marks,
                 )
             streams[labels].append(run)
-        now = self._clock.time_ns()
-        oldest = None if self._max_age is None else now - self._max_age
-        newest = now + AHEAD * _SECOND
+        bounds = self._bounds()
         for labels, runs in streams.items():
-            if self._is_plain(labels, runs, oldest, newest):
+            if self._is_plain(labels, runs, bounds):
                 yield runs
             else:
                 entries = [entry for run in runs for entry in run.entries()]
-                yield from self._placed(self._aged(entries, oldest, newest, work))
+                yield from self._placed(self._aged(entries, bounds, work))
 
-    def _is_plain(self, labels: Pairs, runs: list[Run], oldest: int | None, newest: int) -> bool:
+    def _bounds(self) -> tuple[int, int]:
+        """Give the oldest and the newest time that Loki takes now, by its own clock as far as that is known."""
+        now = self._now()
+        return 0 if self._max_age is None else now - self._max_age, now + AHEAD * _SECOND
+
+    def _now(self) -> int:
+        return self._clock.time_ns() + (self._skew or 0)
+
+    def _is_plain(self, labels: Pairs, runs: list[Run], bounds: tuple[int, int]) -> bool:
         """Tell whether no entry of a stream needs anything of its own: the common case, without an object per entry."""
         state = self._states.of(labels)
         whens = set(runs[0].times).union(*[run.times for run in runs[1:]])
@@ -209,17 +224,22 @@ class LokiSink(Sink):
         return (
             len(whens) == sum(len(run.times) for run in runs)
             and state.newest not in whens
-            and (oldest is None or low >= oldest)
-            and high <= newest
+            and low >= bounds[0]
+            and high <= bounds[1]
             and low >= max(state.newest, high) - self._window
             and max(max(map(len, run.lines)) for run in runs) * 4 <= self._most_line
             and not (self._moved and any(not self._moved.keys().isdisjoint(run.ids) for run in runs))
         )
 
-    def _aged(self, entries: list[Entry], oldest: int | None, newest: int, work: _Work) -> Iterator[Entry]:
+    def _aged(self, entries: list[Entry], bounds: tuple[int, int], work: _Work) -> Iterator[Entry]:
         """Give the entries whose age Loki takes, refuse the others."""
+        oldest, newest = bounds
+        if self._skew is None and not all(oldest <= entry.time_ns <= newest for entry in entries):
+            # No record is lost to a clock of ours that is wrong. Raises RetryableError when Loki is away.
+            self._push_nothing()
+            oldest, newest = self._bounds()
         for entry in entries:
-            if oldest is not None and entry.time_ns < oldest:
+            if entry.time_ns < oldest:
                 text = f"older than max_age, {self._config.max_age}; Loki would refuse it"
             elif entry.time_ns > newest:
                 text = f"more than {AHEAD // 60} minutes in the future; Loki would refuse it"
@@ -280,7 +300,7 @@ class LokiSink(Sink):
         shared_size = 0
         now = self._clock.monotonic()
         # Nobody's records can be newer than this, so what is younger than a window before is late for no writer's.
-        safe = self._clock.time_ns() + AHEAD * _SECOND - self._window
+        safe = self._now() + AHEAD * _SECOND - self._window
         most = self._most()
         for runs in streams:
             size = sum(run.estimate() for run in runs)
@@ -361,16 +381,17 @@ class LokiSink(Sink):
     def _late(self, entries: list[Entry], work: _Work) -> list[list[Run]]:
         """Give pushes of entries that Loki found too far behind: their stream has, or had, another writer."""
         streams: dict[Pairs, list[Entry]] = defaultdict(list)
+        placed: list[Entry] = []
         for entry in entries:
             if self._states.is_finest(entry.labels, entry.time_ns):
                 text = "Loki's window is smaller than out_of_order_window; give half of its max_chunk_age here"
                 work.fail(encode.runs_of([entry]), ParkedError(f"{self._what}: {text}", code="400"))
             else:
                 self._states.learn(entry.labels, entry.time_ns)
-        if work.outcome.stopped is None:
-            for entry in entries:
-                labels = self._states.place(_own(entry.labels), entry.time_ns)
-                streams[labels].append(entry._replace(labels=labels))
+                placed.append(entry)
+        for entry in placed:
+            labels = self._states.place(_own(entry.labels), entry.time_ns)
+            streams[labels].append(entry._replace(labels=labels))
         return [encode.runs_of(members) for members in streams.values()]
 
     def _shorten(self, rows: list[int], most: int, answer: _http.Answer, work: _Work) -> None:
@@ -386,7 +407,20 @@ class LokiSink(Sink):
         return self._push(_http.gzipped(_NOTHING) if self._is_json else self._body([], ids=False)[0])
 
     def _push(self, body: bytes) -> _http.Answer:
-        return self._client.request("POST", self._config.push_path, body=body, headers=self._headers)
+        answer = self._client.request("POST", self._config.push_path, body=body, headers=self._headers)
+        self._note_clock(answer.headers.get("date", ""))
+        return answer
+
+    def _note_clock(self, date: str) -> None:
+        if date == self._date and self._skew is not None:
+            return
+        self._date = date
+        try:
+            skew = int(parsedate_to_datetime(date).timestamp()) * _SECOND - self._clock.time_ns()
+        except (TypeError, ValueError):
+            skew = 0
+        # It is told in whole seconds, when the answer was made.
+        self._skew = skew if abs(skew) > SAME * _SECOND else 0
 
 
 def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:

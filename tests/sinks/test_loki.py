@@ -348,6 +348,19 @@ def test_record_from_the_future_is_taken_up_to_ten_minutes(place: Place, tmp_pat
     assert list(delivered.dead()) == [batch.ids[1]]
 
 
+@pytest.mark.parametrize("off", [-400 * DAY, -8 * DAY, 8 * DAY])
+def test_clock_of_ours_that_is_wrong_costs_no_record(tmp_path: Path, off: int) -> None:
+    place = Place()
+    own = FakeClock(place.clock.time_ns() + off)
+    sink = LokiSink(place.config(), clock=own)
+    delivered = Delivered(
+        tmp_path, place, sink, make_batch(["one", "two"]), make_batch(["old"], start_ns=START_NS - 9 * DAY)
+    )
+    assert place.server.messages() == ["one", "two"]
+    assert len(delivered.dead()) == 1
+    place.close()
+
+
 def test_many_old_records_do_not_put_the_sink_under_suspicion(place: Place, tmp_path: Path) -> None:
     batch = make_batch(["old"] * 500, start_ns=START_NS - 30 * DAY)
     delivered = Delivered(tmp_path, place, place.sink(), batch, make_batch(["new"]))
@@ -470,8 +483,13 @@ def test_window_smaller_than_configured_parks_and_says_what_to_do(place: Place) 
     sink.write(make_batch(["head"], start_ns=START_NS + 10 * HOUR))
     for minute in (50, 20):
         sink.write(make_batch([f"{minute}"], start_ns=START_NS + minute * 60 * 10**9))
-    with pytest.raises(ParkedError, match="out_of_order_window"):
-        sink.write(make_batch(["0"], start_ns=START_NS))
+    batch = make_batch(["0", "1", "day before"])
+    batch.times[2] = START_NS - 20 * HOUR
+    with pytest.raises(PartialError) as caught:
+        sink.write(batch)
+    assert [str(error) for error in caught.value.failed.values() if "out_of_order_window" in str(error)]
+    stored = {record_id for record_id in place.server.ids() if record_id in batch.ids}
+    assert {batch.ids[row] for row in caught.value.failed} | stored == set(batch.ids)
 
 
 # What may share a push
@@ -1111,6 +1129,7 @@ def _verdicts(sink: LokiSink) -> dict[str, str]:
 
 
 def test_examine_finds_a_good_server_good_and_writes_nothing(place: Place) -> None:
+    place.server.clock = time.time_ns
     assert _verdicts(place.sink()) == {
         "reachable": "ok", "tls": "warn", "login": "ok", "clock": "ok", "rights": "ok", "limits": "ok",
     }  # fmt: skip
@@ -1130,5 +1149,5 @@ def test_examine_tells_login_rights_and_network_apart(place: Place, tmp_path: Pa
     assert _verdicts(missing) == {"login": "fail"}
     sink = place.sink()
     place.server.close()
-    assert _verdicts(sink)["reachable"] == "fail"
+    assert _verdicts(sink) == {"reachable": "fail"}
     place.server = LokiServer()
