@@ -564,7 +564,7 @@ def main() -> None:
     parser.add_argument("--discard", action="store_true", help="answer every push with 204 and look at none")
     args = parser.parse_args()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])  # in all threads: they wait for one
-    server = DiscardingServer(port=args.port) if args.discard else LokiServer(keep=False, port=args.port)
+    server = DiscardingServer(port=args.port) if args.discard else LokiServer(port=args.port)
     with server:
         print(server.url, flush=True)  # noqa: T201 - the first line is what its starter waits for
         signal.sigwait([signal.SIGTERM, signal.SIGINT])

@@ -231,7 +231,7 @@ _MARK = secrets.token_hex(16)
 _MARKED = f',"":"{_MARK}"}}'.encode()
 #: Entries of one piece.
 _PIECE = 128
-_GZIP, _FASTEST = 31, 0
+_GZIP, _FAST = 31, 1
 
 
 class _Id(msgspec.Struct, gc=False):
@@ -251,7 +251,7 @@ def json_body(runs: Sequence[Run], *, ids: bool) -> tuple[bytes, int]:
 
 
 def _gzipped(pieces: Iterable[bytes | memoryview]) -> tuple[bytes, int]:
-    packer = isal_zlib.compressobj(_FASTEST, isal_zlib.DEFLATED, _GZIP)
+    packer = isal_zlib.compressobj(_FAST, isal_zlib.DEFLATED, _GZIP)
     packed, size = [], 0
     for piece in pieces:
         packed.append(packer.compress(piece))
