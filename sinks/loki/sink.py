@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
-from itertools import groupby
-from operator import add, itemgetter
+from itertools import groupby, islice
+from operator import add, itemgetter, lt
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
@@ -219,11 +219,15 @@ class LokiSink(Sink):
     def _is_plain(self, labels: Pairs, runs: list[Run], bounds: tuple[int, int]) -> bool:
         """Tell whether no entry of a stream needs anything of its own: the common case, without an object per entry."""
         state = self._states.of(labels)
-        whens = set(runs[0].times).union(*[run.times for run in runs[1:]])
-        low, high = min(whens), max(whens)
+        times = runs[0].times if len(runs) == 1 else [time_ns for run in runs for time_ns in run.times]
+        if all(map(lt, times, islice(times, 1, None))):
+            low, high = times[0], times[-1]
+        elif len(set(times)) == len(times):
+            low, high = min(times), max(times)
+        else:
+            return False
         return (
-            len(whens) == sum(len(run.times) for run in runs)
-            and state.newest not in whens
+            (low > state.newest or state.newest not in times)
             and low >= bounds[0]
             and high <= bounds[1]
             and low >= max(state.newest, high) - self._window

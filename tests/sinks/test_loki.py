@@ -222,6 +222,13 @@ def test_answer_has_its_class_and_nothing_counts_as_stored(place: Place, status:
     assert place.server.messages() == ["one"]
 
 
+def test_time_that_a_proxy_names_is_kept_to(place: Place) -> None:
+    place.server.script(Reply(429, b"slow down", {"Retry-After": "17"}))
+    with pytest.raises(RetryableError) as caught:
+        place.sink().write(make_batch(["one"]))
+    assert caught.value.retry_after == 17
+
+
 def test_block_with_260_keeps_every_record_until_it_is_lifted(place: Place, tmp_path: Path) -> None:
     place.server.blocked = 260
     original = place.server._push
@@ -490,6 +497,52 @@ def test_window_smaller_than_configured_parks_and_says_what_to_do(place: Place) 
     assert [str(error) for error in caught.value.failed.values() if "out_of_order_window" in str(error)]
     stored = {record_id for record_id in place.server.ids() if record_id in batch.ids}
     assert {batch.ids[row] for row in caught.value.failed} | stored == set(batch.ids)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_the_limits_each_record_is_stored_or_dead_lettered_for_its_age(tmp_path: Path, seed: int) -> None:
+    """Unknown heads, narrow limits, lost answers, equal times, long lines: nothing is lost, nothing is read twice."""
+    rng = random.Random(seed)
+    limits = LokiLimits(
+        max_line_size=rng.choice([300, 262_144]),
+        reject_old_samples_max_age=rng.choice([9, 7 * 24]) * 3600,
+        creation_grace_period=rng.choice([60, 600]),
+        grpc_server_max_recv_msg_size=rng.choice([30_000, 4 << 20]),
+        ingestion_burst=rng.choice([120_000, 6 << 20]),
+    )
+    place = Place(limits=limits, masks=rng.random() < 0.7, metadata_counts=rng.random() < 0.5)
+    options = {"encoding": rng.choice(["json", "protobuf"]), "line": rng.choice(["raw", "json", "logfmt"])}
+    levels = ["debug", "info", "warn", "error"]
+    now = place.clock.time_ns()
+    other = make_batch(["head"] * 4, start_ns=now - rng.choice([0, 2, 5]) * HOUR, step_ns=0, level=levels)
+    place.sink().write(other)
+    batches = []
+    for number in range(5):
+        count = rng.randint(1, 120)
+        start = now - rng.choice([10, 4, 2, 1, 0]) * HOUR
+        batch = make_batch(
+            [rng.choice(["same", f"line {n}", "é" * 200, "long " * rng.choice([1, 200])]) for n in range(count)],
+            level=[rng.choice(levels) for _ in range(count)],
+            resource=[make_resource(container_id=rng.choice("ab")) for _ in range(count)],
+            offset=number * 1_000_000,
+        )
+        batch.times = [start + rng.choice([0, n, rng.randrange(2 * HOUR), 59_900_000_000]) for n in range(count)]
+        batches.append(batch)
+    for _ in range(rng.randint(0, 4)):
+        place.server.script(Reply(rng.choice([500, 503, 429])), stored=rng.random() < 0.5)
+    delivered = Delivered(tmp_path, place, place.sink(**options), *batches)
+    times = {record_id: at for batch in batches for record_id, at in zip(batch.ids, batch.times, strict=True)}
+    found = [record for record in place.read(options) if record.id in times]
+    read = [record.id for record in found]
+    assert len(read) == len(set(read))
+    assert set(read) | set(delivered.dead()) == set(times)
+    assert set(read) & set(delivered.dead()) == set()
+    assert {record.id: record.time_ns for record in found} == {one: times[one] for one in read}
+    written = {record.id: record.message for batch in batches for record in batch.records()}
+    assert {record.id: record.message for record in found} == {one: written[one] for one in read}
+    age = int(limits.reject_old_samples_max_age) * 10**9
+    assert all(not now - age + 3600 * 10**9 < times[one] < now for one in delivered.dead())
+    place.close()
 
 
 # What may share a push
