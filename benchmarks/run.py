@@ -69,6 +69,7 @@ class Bench:
         self.directory = directory
         self.lines = lines
         self.figures: list[Figure] = []
+        self.yardsticks: list[float] = []
         self._count = 0
         self._logs: dict[int, Path] = {}
 
@@ -89,7 +90,8 @@ class Bench:
         """CPU seconds of one yardstick on the main log."""
         path = next(self.log(self.lines).glob("*/*-json.log"))
         said = subprocess.run([sys.executable, HERE / "yardstick.py", path], check=True, capture_output=True, text=True)
-        return float(said.stdout.split(", ")[1].split()[0])
+        self.yardsticks.append(float(said.stdout.split(", ")[1].split()[0]))
+        return self.yardsticks[-1]
 
     def daemon(self, containers: Path, sink: dict[str, Any]) -> Daemon:
         """A daemon with a state of its own, not started."""
@@ -170,6 +172,17 @@ def to_mariadb(bench: Bench) -> None:
         note = f"the server alone: {statistics.median(rates):,.0f} lines/s; ours with start and stop of the process"
         share = statistics.median(shares)
         bench.add(Figure("rate against LOAD DATA INFILE", share, "times", 0.9, at_least=True, note=note))
+
+
+def to_loki(bench: Bench) -> None:
+    """Against a server that answers at once, in a process of its own; the log is older than Loki's limit of age."""
+    with discarding("loki_server") as url:
+        ratio, runs = bench.costs(lambda: {"type": "loki", "endpoint": url, "max_age": ""})
+    note = f"{rate(bench, runs):,.0f} lines/s"
+    bench.add(Figure("Docker log to Loki: CPU", ratio, "yardsticks", 4, note=note))
+    walls = [run.wall / yardstick for run, yardstick in zip(runs, bench.yardsticks[-len(runs) :], strict=True)]
+    bench.add(Figure("Docker log to Loki: wall time", statistics.median(walls), "yardsticks' CPU", 4.5))
+    bench.add(Figure("Docker log to Loki: resident memory, peak", peak(runs), "MiB", 64))
 
 
 def memory_over_an_outage(bench: Bench) -> None:
@@ -273,6 +286,7 @@ JOBS = (
     to_sqlite,
     memory_over_file_size,
     to_mariadb,
+    to_loki,
     memory_over_an_outage,
     idle_files,
     start_to_first_line,
@@ -320,6 +334,18 @@ def mariadb() -> Iterator[Database]:
     """A server with default settings and a database on it."""
     with MariaDB() as server:
         yield Database(LogsDatabase(server))
+
+
+@contextmanager
+def discarding(module: str) -> Iterator[str]:
+    """The URL of a stand-in of `shipper.testing` that takes everything and keeps nothing."""
+    command = [sys.executable, "-m", f"shipper.testing.{module}", "--discard"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def rate(bench: Bench, runs: list[Usage]) -> float:

@@ -22,6 +22,7 @@ from shipper.errors import ConfigError
 if TYPE_CHECKING:
     from shipper.condition import Condition
     from shipper.config import Config
+    from shipper.query import Query
     from shipper.record import Record
     from shipper.sink import Reader, SinkConfig
 
@@ -101,7 +102,8 @@ def command(
     zone = parse_zone("UTC" if utc else tz or "local")
     window = _window(since, until, before, everything=everything, now=now, zone=zone)
     condition = compile_all([" ".join(filter_words), *_flag_terms(level, service, user)])
-    name, reader = open_reader(load(path, os.environ), sink)
+    config = load(path, os.environ)
+    name, reader = open_reader(config, sink)
     try:
         query = Query(
             condition=condition,
@@ -111,7 +113,7 @@ def command(
             limit=1 if quiet else None if everything or window.cursor else limit + 1,
             oldest_first=everything,
         )
-        found = _matching(reader.read(query), condition, window)
+        found = _matching(_parsed(reader, query, config), condition, window)
         if quiet:
             return 0 if next(found, None) is not None else 1
         older = None
@@ -140,6 +142,16 @@ def open_reader(config: Config, name: str | None) -> tuple[str, Reader]:
             return candidate, cast("Callable[[SinkConfig], Reader]", reader)(section)
     kinds = ", ".join(f"{candidate} (type {config.sinks[candidate].type})" for candidate in candidates)
     raise ConfigError(f"nothing to read from: {kinds} cannot be read back; sqlite and mysql can")
+
+
+def _parsed(reader: Reader, query: Query, config: Config) -> Iterator[Record]:
+    """Give what was read; raw lines are parsed as the pipeline would have."""
+    if reader.parsed:
+        return reader.read(query)
+    from shipper.reparse import reparse
+
+    formats = {name: getattr(section, "parser", "auto") for name, section in config.sources.items()}
+    return reparse(reader.read(query), formats)
 
 
 def _flag_terms(level: str | None, service: str | None, user: str | None) -> Iterator[str]:

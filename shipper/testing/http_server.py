@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+import time
 import zlib
 from abc import ABC, abstractmethod
 from collections import deque
@@ -76,14 +77,15 @@ class _Quiet(ThreadingHTTPServer):
 class HttpServer(ABC):
     """Listens from its making until ``close``. One request at a time is answered, whatever the connections.
 
-    ``requests`` has every request that came, whatever it was told. ``tls`` makes it speak TLS alone.
+    ``requests`` has every request that came, whatever it was told. ``tls`` makes it speak TLS alone. ``port`` 0 is a
+    free one.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.requests: list[Request] = []
         self._scripted: deque[tuple[Reply, bool]] = deque()
         self._lock = threading.Lock()
-        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
+        self._server = _Quiet(("127.0.0.1", port), _handler(self))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_port
@@ -94,6 +96,10 @@ class HttpServer(ABC):
     @abstractmethod
     def answer(self, request: Request) -> Reply:
         """Do what the real server would and say what it would say. A ValueError is answered with 400 and its text."""
+
+    def time(self) -> float:
+        """Give the seconds since 1970 that answers carry as their Date."""
+        return time.time()
 
     def script(self, *replies: Reply, stored: bool = False) -> None:
         """Give these replies to the next requests; with ``stored`` each is first taken as usual."""
@@ -157,6 +163,9 @@ def _handler(server: HttpServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(reply.body)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = handle_request  # noqa: N815 - the names http.server looks for
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string(server.time() if timestamp is None else timestamp)
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
