@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from shipper.record import Batch, Resource
 
-_MAX_CACHED = 8_192  # resources kept; beyond it the cache is emptied, which bounds memory
 _SCOPE = b'"scopeLogs":[{"scope":{"name":"' + values.SCOPE.encode() + b'"},"logRecords":['
 _encode = msgspec.json.Encoder().encode
 
@@ -38,7 +37,7 @@ class Encoder:
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
-        self._resources: dict[Resource, bytes] = {}
+        self._resources = values.Kept(_resource)
 
     def records(self, batch: Batch) -> list[bytes]:
         """Encode each record as an element of logRecords."""
@@ -62,15 +61,9 @@ class Encoder:
         )
         return list(map(_json, rows))
 
-    def resource(self, resource: Resource) -> bytes:
-        """Encode what stands in front of a resource's records."""
-        found = self._resources.get(resource)
-        if found is None:
-            if len(self._resources) >= _MAX_CACHED:
-                self._resources.clear()
-            told = _json({"attributes": _pairs(values.attributes(resource))})
-            found = self._resources[resource] = b'{"resource":' + told + b"," + _SCOPE
-        return found
+    def resources(self, resources: list[Resource]) -> list[bytes]:
+        """Encode what stands in front of each resource's records."""
+        return self._resources.of(resources)
 
     @staticmethod
     def overhead(resource: bytes) -> int:
@@ -82,6 +75,10 @@ class Encoder:
         """Encode a request of resources and their records."""
         parts = [resource + b",".join(records) + b"]}]}" for resource, records in groups]
         return b'{"resourceLogs":[' + b",".join(parts) + b"]}"
+
+
+def _resource(resource: Resource) -> bytes:
+    return b'{"resource":' + _json({"attributes": _pairs(values.attributes(resource))}) + b"," + _SCOPE
 
 
 def _json(value: Any) -> bytes:

@@ -14,18 +14,19 @@ Field numbers are those of opentelemetry-proto 1.x, ``logs/v1`` and ``common/v1`
 from __future__ import annotations
 
 import struct
-from itertools import repeat
+from itertools import chain, islice, repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sinks.otlp import values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from shipper.record import Batch, Resource
 
-_MAX_CACHED = 8_192  # heads and resources kept; beyond it a cache is emptied, which bounds memory
-_MAX_SHORT = 1_024  # texts up to this many bytes have their heads kept
+_MAX_KEYS = 1_024  # keys whose heads are kept; beyond it they are dropped, which bounds memory
+_MAX_SHORT = 256  # texts of fewer bytes have their heads kept
 _times = struct.Struct("<BQBQ").pack
 _double = struct.Struct("<d").pack
 _WIRE = {0: "varint", 1: "fixed64", 2: "bytes", 5: "fixed32"}
@@ -56,7 +57,8 @@ def _body_head(length: int) -> bytes:
 
 _SEVERITIES = [b"\x10" + varint(number or 9) + message(0x1A, text.encode()) for number, text in enumerate(values.TEXTS)]
 _SCOPE = message(0x0A, message(0x0A, values.SCOPE.encode()))
-_LENGTHS = [varint(length) for length in range(1 << 12)]
+_KNOWN = 1 << 14
+_LENGTHS = [varint(length) for length in range(_KNOWN)]
 _UID = len(values.UID)
 _UID_HEAD = (
     b"\x32" + varint(_UID + 42) + message(0x0A, values.UID.encode()) + b"\x12\x26\x0a\x24"
@@ -71,8 +73,8 @@ class Encoder:
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
-        self._heads: dict[tuple[str, int], bytes] = {}
-        self._resources: dict[Resource, bytes] = {}
+        self._resources = values.Kept(_resource)
+        self._pairs = Pairs(0x32, names=values.named, inner=Pairs(0x0A, names=str))
 
     def records(self, batch: Batch) -> list[bytes]:
         """Encode each record as a field of ScopeLogs."""
@@ -82,32 +84,21 @@ class Encoder:
         severities = batch.severities if batch.severities is not None else [9] * count
         ids = "\n".join(batch.ids).encode().split(b"\n")
         times = map(_times, repeat(0x09), values.times(batch.times), repeat(0x59), values.times(batch.stamps))
-        bodies = self._texts(messages)
-        heads = [_BODIES[len(body)] if len(body) < _MAX_SHORT else _body_head(len(body)) for body in bodies]
-        details: Iterator[bytes] = repeat(b"") if batch.attributes is None else map(self._details, batch.attributes)
+        bodies = _encoded(messages)
+        heads = [_BODIES[size] if (size := len(body)) < _MAX_SHORT else _body_head(size) for body in bodies]
+        details = self._pairs.encode(batch.attributes) if batch.attributes is not None else repeat(b"")
         levels = map(_SEVERITIES.__getitem__, severities)
-        parts = zip(times, levels, heads, bodies, repeat(_UID_HEAD), ids, details)
-        rows = list(map(b"".join, parts))
+        rows = list(map(b"".join, zip(times, levels, heads, bodies, repeat(_UID_HEAD), ids, details)))
         if self._original:
             rows = [
-                row if raw == text else row + self._text_attribute(values.ORIGINAL, _utf8(raw))
+                row if raw == text else row + _pair(0x32, values.ORIGINAL, raw)
                 for row, raw, text in zip(rows, raws, messages, strict=True)
             ]
-        known = len(_LENGTHS)
-        return [b"\x12" + (_LENGTHS[size] if (size := len(row)) < known else varint(size)) + row for row in rows]
+        return [b"\x12" + (_LENGTHS[size] if (size := len(row)) < _KNOWN else varint(size)) + row for row in rows]
 
-    def resource(self, resource: Resource) -> bytes:
-        """Encode a resource as a field of ResourceLogs."""
-        found = self._resources.get(resource)
-        if found is None:
-            if len(self._resources) >= _MAX_CACHED:
-                self._resources.clear()
-            pairs = [
-                message(0x0A, message(0x0A, _utf8(name)), message(0x12, message(0x0A, _utf8(value))))
-                for name, value in values.attributes(resource).items()
-            ]
-            found = self._resources[resource] = message(0x0A, *pairs)
-        return found
+    def resources(self, resources: list[Resource]) -> list[bytes]:
+        """Encode each resource as a field of ResourceLogs."""
+        return self._resources.of(resources)
 
     @staticmethod
     def overhead(resource: bytes) -> int:
@@ -125,73 +116,139 @@ class Encoder:
             pieces += records
         return b"".join(pieces)
 
-    def _texts(self, texts: list[str]) -> list[bytes]:
-        try:
-            return [text.encode() for text in texts]
-        except UnicodeEncodeError:
-            return [_utf8(text) for text in texts]
 
-    def _details(self, attributes: dict[str, Any]) -> bytes:
-        if not attributes:
-            return b""
-        heads = self._heads
-        pieces = []
-        for key, value in attributes.items():
-            if type(value) is str:
-                try:
-                    data = value.encode()
-                except UnicodeEncodeError:
-                    data = values.cleaned(value).encode()
-                head = heads.get((key, len(data)))
-                pieces.append(head if head is not None else self._head(key, len(data)))
-                pieces.append(data)
-            else:
-                pieces.append(message(0x32, message(0x0A, _utf8(values.named(key))), message(0x12, any_value(value))))
-        return b"".join(pieces)
+class Pairs:
+    """Encodes the pairs of many objects at once, as KeyValue fields with ``tag``.
 
-    def _text_attribute(self, name: str, data: bytes) -> bytes:
-        return message(0x32, message(0x0A, name.encode()), message(0x12, message(0x0A, data)))
+    Objects with the same keys in the same order are one table, whose columns mostly hold one type each: a column of
+    texts costs two list comprehensions, one of few distinct values a lookup each.
+    """
 
-    def _head(self, key: str, length: int) -> bytes:
-        """Give what stands in front of the text of an attribute: it depends on the key and the length alone."""
-        name = message(0x0A, _utf8(values.named(key)))
-        inner = b"\x0a" + varint(length)
-        value = b"\x12" + varint(len(inner) + length) + inner
-        head = b"\x32" + varint(len(name) + len(value) + length) + name + value
-        if length < _MAX_SHORT:
-            if len(self._heads) >= _MAX_CACHED:
+    def __init__(self, tag: int, *, names: Callable[[str], str], inner: Pairs | None = None) -> None:
+        """Take the field's tag, how keys are named, and what encodes the objects among the values: itself by default."""
+        self._tag = tag
+        self._names = names
+        self._inner = inner or self
+        self._heads: dict[str, _Heads] = {}
+
+    def encode(self, objects: Sequence[dict[str, Any]], depth: int = 1) -> list[bytes]:
+        """Give the fields of each object, one behind the other; ``depth`` is that of their values."""
+        rows = [b""] * len(objects)
+        shapes: dict[tuple[str, ...], list[int]] = {}
+        for index, one in enumerate(objects):
+            if one:
+                shapes.setdefault(tuple(one), []).append(index)
+        for shape, indexes in shapes.items():
+            alike = [objects[index] for index in indexes]
+            columns = [self._column(key, list(map(itemgetter(key), alike)), depth) for key in shape]
+            for index, row in zip(indexes, map(b"".join, zip(*columns, strict=True)), strict=True):
+                rows[index] = row
+        return rows
+
+    def _column(self, key: str, column: Sequence[Any], depth: int) -> list[bytes]:
+        distinct = _few(column)
+        if distinct:
+            known = dict(zip(distinct, self._column_of(key, distinct, depth), strict=True))
+            return [known[value] for value in column]
+        return self._column_of(key, column, depth)
+
+    def _column_of(self, key: str, column: Sequence[Any], depth: int) -> list[bytes]:
+        heads = self._heads.get(key)
+        if heads is None:
+            if len(self._heads) >= _MAX_KEYS:
                 self._heads.clear()
-            self._heads[key, length] = head
+            heads = self._heads[key] = _Heads(self._tag, self._names(key))
+        return [heads[len(value)] + value for value in self._values(column, depth)]
+
+    def _values(self, column: Sequence[Any], depth: int) -> list[bytes]:
+        """Encode the fields of one AnyValue each; ``depth`` counts the lists and objects around them, and one."""
+        kinds = set(map(type, column))
+        kind = kinds.pop() if len(kinds) == 1 else None
+        if kind is str:
+            return _all_sized(b"\x0a", _encoded(column))
+        if kind is int and min(column) >= 0 and max(column) <= values.INT_MAX:
+            return [b"\x18" + (_LENGTHS[value] if value < _KNOWN else varint(value)) for value in column]
+        if depth <= values.MAX_DEPTH:
+            if kind is dict:
+                return _all_sized(b"\x32", self._inner.encode(column, depth + 1))
+            if kind is list:
+                items = iter(self._items(list(chain.from_iterable(column)), depth + 1))
+                return _all_sized(b"\x2a", [b"".join(islice(items, size)) for size in map(len, column)])
+        return [self._value(value, depth) for value in column]
+
+    def _items(self, column: list[Any], depth: int) -> list[bytes]:
+        distinct = _few(column)
+        if distinct:
+            known = dict(zip(distinct, _all_sized(b"\x0a", self._values(distinct, depth)), strict=True))
+            return [known[value] for value in column]
+        return _all_sized(b"\x0a", self._values(column, depth))
+
+    def _value(self, value: Any, depth: int) -> bytes:
+        if isinstance(value, str):
+            return message(0x0A, _utf8(value))
+        if value is None:
+            return b""
+        if isinstance(value, bool):
+            return b"\x10\x01" if value else b"\x10\x00"
+        if isinstance(value, int) and values.INT_MIN <= value <= values.INT_MAX:
+            return b"\x18" + varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+        if isinstance(value, float):
+            return b"\x21" + _double(value)
+        if isinstance(value, bytes):
+            return message(0x3A, value)
+        if isinstance(value, dict | list | tuple):
+            if depth > values.MAX_DEPTH:
+                return message(0x0A, values.deep(value).encode())
+            plain = {str(key): item for key, item in value.items()} if isinstance(value, dict) else list(value)
+            return self._values([plain], depth)[0]
+        return message(0x0A, _utf8(str(value)))
+
+
+class _Heads(dict[int, bytes]):
+    """What stands in front of the value of a pair, by the length of the value, for one key."""
+
+    def __init__(self, tag: int, key: str) -> None:
+        self._tag = tag
+        self._name = message(0x0A, _utf8(key)) + b"\x12"
+
+    def __missing__(self, size: int) -> bytes:
+        length = varint(size)
+        head = bytes((self._tag,)) + varint(len(self._name) + len(length) + size) + self._name + length
+        if size < _MAX_SHORT:
+            self[size] = head
         return head
 
 
-def any_value(value: Any, depth: int = 1) -> bytes:
-    """Encode the fields of an AnyValue."""
-    if isinstance(value, str):
-        return message(0x0A, _utf8(value))
-    if value is None:
-        return b""
-    if isinstance(value, bool):
-        return b"\x10\x01" if value else b"\x10\x00"
-    if isinstance(value, int) and values.INT_MIN <= value <= values.INT_MAX:
-        return b"\x18" + varint(value & 0xFFFF_FFFF_FFFF_FFFF)
-    if isinstance(value, float):
-        return b"\x21" + _double(value)
-    if isinstance(value, bytes):
-        return message(0x3A, value)
-    if isinstance(value, dict | list | tuple) and depth > values.MAX_DEPTH:
-        return message(0x0A, values.deep(value).encode())
-    if isinstance(value, dict):
-        return message(
-            0x32,
-            *(
-                message(0x0A, message(0x0A, _utf8(str(key))), message(0x12, any_value(item, depth + 1)))
-                for key, item in value.items()
-            ),
-        )
-    if isinstance(value, list | tuple):
-        return message(0x2A, *(message(0x0A, any_value(item, depth + 1)) for item in value))
-    return message(0x0A, _utf8(str(value)))
+_SCALARS = {str, int, bool}  # not float: 0.0 and -0.0 are one key of a dict
+
+
+def _few(column: Sequence[Any]) -> list[Any]:
+    """Give the distinct values of a column if they are few enough to be worth looking up, or nothing."""
+    kinds = set(map(type, column))
+    if len(kinds) == 1 and kinds <= _SCALARS:  # of one type: 1 and True are one key too
+        distinct = set(column)
+        if 2 * len(distinct) <= len(column):
+            return list(distinct)
+    return []
+
+
+def _all_sized(tag: bytes, parts: list[bytes]) -> list[bytes]:
+    return [tag + (_LENGTHS[size] if (size := len(data)) < _KNOWN else varint(size)) + data for data in parts]
+
+
+def _resource(resource: Resource) -> bytes:
+    return message(0x0A, *(_pair(0x0A, *pair) for pair in values.attributes(resource).items()))
+
+
+def _pair(tag: int, name: str, text: str) -> bytes:
+    return message(tag, message(0x0A, _utf8(name)), message(0x12, message(0x0A, _utf8(text))))
+
+
+def _encoded(texts: Sequence[str]) -> list[bytes]:
+    try:
+        return [text.encode() for text in texts]
+    except UnicodeEncodeError:
+        return [_utf8(text) for text in texts]
 
 
 def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import groupby
 from typing import TYPE_CHECKING, ClassVar
 
 from shipper.errors import PermanentError, SinkError
@@ -60,7 +61,7 @@ class OtlpSink(Sink):
         if not len(batch):
             return
         records = self._encoder.records(batch)
-        resources = list(map(self._encoder.resource, batch.resources))
+        resources = self._encoder.resources(batch.resources)
         outcome = Outcome(len(batch))
         for rows in self._requests(records, resources):
             if outcome.stopped is not None:
@@ -95,6 +96,10 @@ class OtlpSink(Sink):
     def _requests(self, records: list[bytes], resources: list[bytes]) -> Iterator[range]:
         """Cut the batch, in order, into requests within the limits."""
         most = self._most_bytes
+        size = sum(map(len, records)) + len(records) + sum(map(self._encoder.overhead, set(resources)))
+        if size <= most and len(records) <= self._most_records:
+            yield range(len(records))
+            return
         start = size = 0
         seen: set[bytes] = set()
         for row, (record, resource) in enumerate(zip(records, resources, strict=True)):
@@ -112,8 +117,8 @@ class OtlpSink(Sink):
 
     def _send(self, rows: range, records: list[bytes], resources: list[bytes], outcome: Outcome) -> None:
         groups: dict[bytes, list[bytes]] = {}
-        for row in rows:
-            groups.setdefault(resources[row], []).append(records[row])
+        for resource, run in groupby(rows, resources.__getitem__):
+            groups.setdefault(resource, []).extend(map(records.__getitem__, run))
         body = self._encoder.request(list(groups.items()))
         if len(body) > self._most_bytes:  # a record alone: all others were cut to fit
             raise PermanentError(

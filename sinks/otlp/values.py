@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shipper.record import Resource
 
 #: Attribute names that are ours.
@@ -34,6 +36,34 @@ TEXTS: Final = ("INFO", *(name for name in ("TRACE", "DEBUG", "INFO", "WARN", "E
 _TAKEN = frozenset({UID, ORIGINAL})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+#: Resources kept; beyond it they are dropped, which bounds memory where containers come and go.
+_MAX_RESOURCES = 8_192
+
+
+class Kept:
+    """What was made of each resource, by ``make``: once for an object, and the same bytes for the same content."""
+
+    def __init__(self, make: Callable[[Resource], bytes]) -> None:
+        self._make = make
+        self._known: dict[Resource, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, resources: list[Resource]) -> list[bytes]:
+        """Give what was made of each."""
+        known = self._known
+        try:
+            return [known[resource] for resource in resources]
+        except KeyError:
+            if len(known) > _MAX_RESOURCES:
+                known.clear()
+            for resource in resources:
+                if resource not in known:
+                    known[resource] = self._make(resource)
+            return [known[resource] for resource in resources]
 
 
 def named(key: str) -> str:

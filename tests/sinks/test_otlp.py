@@ -23,8 +23,7 @@ from shipper.testing.certificates import Authority
 from shipper.testing.http_server import Reply
 from shipper.testing.otlp_server import JSON, PROTOBUF, OtlpServer, status, success
 from shipper.testing.sink_contract import SinkContract
-from sinks.otlp import OtlpConfig, OtlpSink, protobuf
-from sinks.otlp import json as otlp_json
+from sinks.otlp import OtlpConfig, OtlpSink, protobuf, values
 
 ENCODINGS = ["protobuf", "json"]
 
@@ -144,10 +143,34 @@ def test_random_batches_as_opentelemetrys_own_classes_read_them(server: OtlpServ
 
 
 def test_both_encodings_say_the_same(server: OtlpServer) -> None:
-    values = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan, "deep": [[[[]]]], "e": "", "": 1, "long": "x" * 5000}
-    batch = make_batch(["x" * 1023, "y" * 1024, "", "é" * 70_000], attributes=values)
+    attributes = {
+        "inf": math.inf,
+        "-inf": -math.inf,
+        "nan": math.nan,
+        "deep": [[[[]]]],
+        "e": "",
+        "": 1,
+        "long": "x" * 5000,
+    }
+    batch = make_batch(["x" * 1023, "y" * 1024, "", "é" * 70_000], attributes=attributes)
     told = [sent(opened(server, encoding=encoding), server, batch)[0] for encoding in ENCODINGS]
     assert str(told[0]) == str(told[1])
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_values_that_are_equal_and_not_the_same_stay_apart(server: OtlpServer, encoding: str) -> None:
+    """Columns of few distinct values are encoded once a value; 1, 1.0 and True are equal to Python."""
+    mixed: list[Any] = [1, True, 1.0, 0.0, -0.0, False, "1", None, [1], [True], [1.0], {"a": 1}, {"a": True}]
+    batch = make_batch(
+        ["x"] * 65, attributes=[{"v": mixed[index % 13], "w": [mixed[index % 3]] * 4} for index in range(65)]
+    )
+    alike = make_batch(["x"] * 8, attributes=[{"f": 0.0 if index % 2 else -0.0} for index in range(8)])
+    sink = opened(server, encoding=encoding)
+    for one in (batch, alike):
+        [request] = sent(sink, server, one)
+        rows = request.resource_logs[0].scope_logs[0].log_records
+        told = [{key: value for key, value in pairs(row.attributes).items() if key != "log.record.uid"} for row in rows]
+        assert repr(told) == repr(one.attributes)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -207,17 +230,19 @@ def test_unparsed_batch_has_the_line_as_body_and_its_level_if_known(server: Otlp
 
 
 def test_caches_are_bounded(server: OtlpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protobuf, "_MAX_CACHED", 8)
-    monkeypatch.setattr(otlp_json, "_MAX_CACHED", 8)
+    monkeypatch.setattr(protobuf, "_MAX_KEYS", 8)
+    monkeypatch.setattr(values, "_MAX_RESOURCES", 8)
     resources = [Resource("docker", {"container.name": str(index)}) for index in range(30)]
     batch = make_batch([str(i) for i in range(30)], resource=resources, attributes=[{f"k{i}": "v"} for i in range(30)])
     for encoding in ENCODINGS:
         sink = opened(server, encoding=encoding)
         server.received.clear()
-        sink.write(batch)
+        for index in range(30):
+            sink.write(batch.select([index]))
         assert server.messages() == batch.messages
-        assert len(sink._encoder._resources) <= 8
-    assert len(opened(server)._encoder._heads) <= 8  # type: ignore[union-attr]
+        assert len(sink._encoder._resources) <= 9
+        if isinstance(sink._encoder, protobuf.Encoder):
+            assert len(sink._encoder._pairs._heads) <= 8
 
 
 # The request
