@@ -76,16 +76,14 @@ class _Quiet(ThreadingHTTPServer):
 class HttpServer(ABC):
     """Listens from its making until ``close``. One request at a time is answered, whatever the connections.
 
-    ``requests`` has every request that came, whatever it was told, unless ``keep`` is false. ``tls`` makes it speak TLS
-    alone. ``port`` 0 takes a free one.
+    ``requests`` has every request that came, whatever it was told. ``tls`` makes it speak TLS alone.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, port: int = 0, keep: bool = True) -> None:
-        self._keeps_requests = keep
+    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[Request] = []
         self._scripted: deque[tuple[Reply, bool]] = deque()
         self._lock = threading.Lock()
-        self._server = _Quiet(("127.0.0.1", port), _handler(self))
+        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_port
@@ -105,8 +103,7 @@ class HttpServer(ABC):
     def handle(self, request: Request) -> Reply:
         """Give the scripted reply, or else the server's own."""
         with self._lock:
-            if self._keeps_requests:
-                self.requests.append(request)
+            self.requests.append(request)
             scripted, stored = self._scripted.popleft() if self._scripted else (None, True)
             own = self._own(request) if stored else None
         reply = scripted or own
