@@ -10,6 +10,8 @@ DEVELOPMENT := $(VENV)/.installed-for-development
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Passed to pytest: make test ARGS="-k rotation -x"
 ARGS :=
+# Tests that run at a time: many of them wait, for a server, a rotation or a deadline.
+WORKERS := 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs format clean
@@ -22,7 +24,7 @@ demo: $(BASE) ## Ship the sample logs into an SQLite database and show them, wit
 
 test: $(DEVELOPMENT) ## Run every test, with a real MariaDB and a real Docker engine.
 	@sh tests/setup.sh
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, generated docs in step.
 	$(BIN)/ruff format --check .

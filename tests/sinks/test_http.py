@@ -83,7 +83,8 @@ def test_answer_that_never_came_may_mean_taken_and_the_next_request_works(server
         proxy.switch(mode)
         with pytest.raises(RetryableError) as caught:
             it.request("POST", "/", body=b"second")
-        assert caught.value.maybe_taken
+        # A reset may also come while the next connection is made: then nothing was sent.
+        assert caught.value.maybe_taken or (mode == "reset" and caught.value.code == "connect")
         assert not isinstance(caught.value, ParkedError)
         proxy.switch("pass")
         assert it.request("POST", "/", body=b"third").status == 200
