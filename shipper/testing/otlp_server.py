@@ -89,7 +89,14 @@ class OtlpServer(HttpServer):
         self.token, self.login, self.max_body, self.rejects, self.words = token, login, max_body, rejects, words
         self._encodings = encodings
         self._keep = keep
-        super().__init__(tls=tls, port=port, keep=keep)
+        super().__init__(tls=tls, port=port)
+
+    def handle(self, request: Request) -> Reply:
+        """See `HttpServer.handle`; requests are kept only if records are."""
+        reply = super().handle(request)
+        if not self._keep:
+            self.requests.clear()
+        return reply
 
     def answer(self, request: Request) -> Reply:
         """Take the records and say so as a collector would, or Loki."""
