@@ -29,9 +29,13 @@ Mode = Literal["pass", "latency", "reset", "cut_upstream", "cut_answer", "refuse
 _BLOCK = 65_536
 
 
+#: Where `FaultProxy.cut_when` breaks a connection.
+Cut = Literal["before", "half", "after"]
+
+
 class _Rule(msgspec.Struct):
     predicate: Callable[[bytes], bool]
-    answer: Literal["before", "after"]
+    answer: Cut
 
 
 class FaultProxy:
@@ -87,12 +91,12 @@ class FaultProxy:
             for pair in pairs:
                 self._cut(pair)
 
-    def cut_when(self, predicate: Callable[[bytes], bool], *, answer: Literal["before", "after"] = "after") -> None:
+    def cut_when(self, predicate: Callable[[bytes], bool], *, answer: Cut = "after") -> None:
         """Break the one connection whose client sends bytes that ``predicate`` accepts, once.
 
         ``predicate`` sees each block as it arrives. ``before``: the block is not forwarded, the server never sees the
         request. ``after``: it is forwarded and the connection is reset when the answer to it arrives, so that the
-        server has done it and the client cannot know.
+        server has done it and the client cannot know. ``half``: the same, after half of the answer's first block.
         """
         with self._lock:
             self._rule = _Rule(predicate, answer)
@@ -197,6 +201,7 @@ class FaultProxy:
                     return
                 if hit or mode in {"cut_answer", "half_answer"}:
                     pair.doomed = True
+                    pair.half = mode == "half_answer" or (rule is not None and hit and rule.answer == "half")
                 if mode == "cut_upstream" and pair.sent + len(data) >= limit:
                     pair.server.sendall(data[: limit - pair.sent])
                     self._cut(pair, gently=True)
@@ -213,7 +218,7 @@ class FaultProxy:
                 if mode == "latency":
                     self._stopping.wait(seconds)
                 if pair.doomed:
-                    if mode == "half_answer":
+                    if pair.half:
                         pair.client.sendall(data[: len(data) // 2])
                         self._cut(pair, gently=True)
                     else:
@@ -257,6 +262,7 @@ class _Pair:
         self.sent = 0
         self.ended = 0
         self.doomed = False
+        self.half = False
 
     def reset(self, *, gently: bool = False) -> None:
         """Break both sides. ``gently`` lets what was already sent arrive first, where a reset may discard it."""
