@@ -7,7 +7,7 @@ import json
 import math
 import random
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.record import Batch, Record, Resource
-from shipper.sink import Sink
+from shipper.sink import Limits, Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
 from shipper.testing.certificates import Authority
 from shipper.testing.http_server import Reply
 from shipper.testing.otlp_server import JSON, PROTOBUF, OtlpServer, status, success
+from shipper.testing.rig import Rig
 from shipper.testing.sink_contract import SinkContract
 from sinks.otlp import OtlpConfig, OtlpSink, protobuf, values
 
@@ -516,6 +517,85 @@ def test_requests_after_a_partial_success_go_on_and_after_a_failure_do_not() -> 
         assert sorted(caught.value.failed) == [2, 3, 4, 5]
         assert all(isinstance(error, RetryableError) for error in caught.value.failed.values())
         assert len(server.requests) == 4
+
+
+# Through the delivery
+
+
+@pytest.fixture
+def rig(tmp_path: Path, server: OtlpServer) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(*messages: str, **options: Any) -> Rig:
+        made.append(Rig(tmp_path / str(len(made)), OtlpSink(OtlpConfig(**server.sink(**options)))))
+        made[-1].put("/a", make_batch(messages))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def dead(rig: Rig) -> list[tuple[str, str]]:
+    return [(entry.raw, entry.code) for entry in rig.dead()]
+
+
+def test_partial_success_is_not_sent_again_and_nothing_vanishes(server: OtlpServer, rig: Callable[..., Rig]) -> None:
+    server.rejects = lambda record: record.message == "bad"
+    it = rig("good", "bad", "fine")
+    it.put("/a", make_batch(["next"], start_ns=START_NS + 10**9))
+    it.delivery.sink.limits = Limits(records=3)
+    it.run()
+    assert len(server.requests) == 2
+    assert server.messages() == ["good", "fine", "next"]
+    assert dead(it) == [(raw, "partial_success") for raw in ("good", "bad", "fine")]
+    assert it.metrics.value("shipper_dead_letter_total", sink="sink") == 3
+    assert (it.acked, it.waits, it.safe(), it.state()) == (1, [], True, "ok")
+
+
+def test_hundred_refused_in_a_partial_success_do_not_park_the_sink(server: OtlpServer, rig: Callable[..., Rig]) -> None:
+    """Parking would send them again, which is forbidden."""
+    server.rejects = lambda record: True
+    it = rig(*map(str, range(100)))
+    it.run()
+    assert len(server.requests) == 1
+    assert len(it.dead()) == 100
+    assert it.states == []
+
+
+@pytest.mark.parametrize("code", [400, 413, 500])
+def test_refused_request_is_bisected_to_the_guilty_record(
+    server: OtlpServer, rig: Callable[..., Rig], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = server.answer
+    monkeypatch.setattr(
+        server, "answer", lambda request: status(code, "no") if b"poison" in request.content() else own(request)
+    )
+    it = rig(*[f"line {index}" for index in range(20)], "poison", *[f"more {index}" for index in range(20)])
+    it.run()
+    assert server.count == 40
+    assert dead(it) == [("poison", str(code))]
+    assert it.waits == []
+
+
+def test_receiver_that_refuses_everything_is_held_at_fault(server: OtlpServer, rig: Callable[..., Rig]) -> None:
+    it = rig(*map(str, range(64)))
+    server.script(*[status(400, "no")] * 100)
+    it.run()
+    assert "parked" in it.states
+    assert it.dead() == []
+    assert server.count == 64
+
+
+def test_500_is_final_by_default_and_retried_if_asked_for(server: OtlpServer, rig: Callable[..., Rig]) -> None:
+    server.script(status(500, "busy"))
+    it = rig("x")
+    it.run()
+    assert dead(it) == [("x", "500")]
+    server.script(*[status(500, "busy")] * 5)
+    it = rig("y", retry_500=True)
+    it.run()
+    assert (it.dead(), len(it.waits), server.messages()) == ([], 5, ["y"])
 
 
 # Looking at it
