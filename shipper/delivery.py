@@ -235,6 +235,7 @@ class Delivery:
             try:
                 self.sink.open()
             except RetryableError as error:
+                error.maybe_taken = False  # whatever became of the request: opening stores no record
                 self._failed(error)
             except Exception as error:
                 log.error("cannot open the sink", sink=self.name, error=_bug(error), exc_info=error)
