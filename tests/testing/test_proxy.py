@@ -189,6 +189,20 @@ def test_cut_within_the_answer_to_a_request_that_matches(connect: Connect, proxy
     assert ask(connect(), b"commit\n") == b"COMMIT\n", "once only"
 
 
+def test_cuts_one_after_the_other(connect: Connect, proxy: FaultProxy, server: Server) -> None:
+    proxy.cut_when(lambda sent: b"commit" in sent, answer="before", more=["half", "after"])
+    for answer in (b"", b"COM", b""):
+        client = connect()
+        assert ask(client, b"insert\n") == b"INSERT\n"
+        client.sendall(b"commit\n")
+        if answer:
+            assert client.recv(10) == answer
+        assert_broken(client)
+    assert server.seen.count(b"commit\n") == 2
+    assert ask(connect(), b"commit\n") == b"COMMIT\n"
+    assert proxy.cuts == 3
+
+
 def test_latency_delays_both_ways(connect: Connect, proxy: FaultProxy) -> None:
     proxy.switch("latency", seconds=0.05)
     client = connect()
