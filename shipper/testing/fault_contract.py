@@ -45,11 +45,11 @@ from shipper.testing.rig import Rig
 
 HOUR = 3_600.0
 _FILES = ("/logs/one", "/logs/two")
-_BATCH = 20
+_BATCH = 10
 _STEP_NS = 1_000_001
 _CUTS: tuple[Cut, ...] = ("before", "half", "after")
 #: Records of one write, so that there are several.
-_LIMIT = 40
+_LIMIT = 20
 #: The most attempts in an hour: the back-off's ceiling is 30 s, of which it waits 55 % on average.
 _ATTEMPTS = 400
 
