@@ -33,12 +33,14 @@ check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, g
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m "not slow" tests/project
 	$(BIN)/python -m shipper.reference --check
+	$(BIN)/python -m shipper.manual --check
 
 bench: $(DEVELOPMENT) ## Measure every figure of the budget, next to its budget.
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
-docs: $(BASE) ## Write docs/reference/ anew from the code.
+docs: $(BASE) ## Write docs/reference/ and man/ anew from the code.
 	$(BIN)/python -m shipper.reference
+	$(BIN)/python -m shipper.manual
 
 format: $(DEVELOPMENT) ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .

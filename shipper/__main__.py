@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from shipper import __version__
 from shipper.errors import ConfigError, ParkedError, ShipperError, SinkError, SourceError, StateError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: What an exit code says. Anything else is a failure too.
 EXIT_CODES = {
@@ -43,12 +46,19 @@ COMMANDS = {
     "run": Listed("run", "Ship logs until stopped, or once with --once."),
     "check": Listed("check", "Check a configuration, without running it."),
     "query": Listed("query", "Read logs back from a sink."),
+    "status": Listed("status", "Show how the running daemon stands."),
+    "doctor": Listed("doctor", "Look at what keeps logs from arriving, with the fix of each."),
+    "healthcheck": Listed("healthcheck", "Ask the running daemon whether it is alive."),
     "dead-letters": Listed("dead_letters", "List, show or send again what a sink refused."),
     "spill": Listed("spill", "Show or drop what waits on disk for a sink."),
     "test-parse": Listed("test_parse", "Show what each line of a file becomes."),
     "demo": Listed("demo", "Ship sample logs into a database and show them."),
     "schema": Listed("schema", "Print the JSON Schema of the configuration."),
+    "completion": Listed("completion", "Print the completion script of a shell."),
 }
+
+#: The variable by which a shell's completion script asks what may come next.
+COMPLETE = "_SHIPPER_COMPLETE"
 
 _HELP = """Ships Docker and application logs to databases and log services: nothing lost, nothing doubled.
 
@@ -78,6 +88,17 @@ class _Lazy(click.Group):
         assert isinstance(command, click.Command)
         _offer_verbose(command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Offer the commands from the table: no module is imported while somebody types."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=listed.summary)
+            for name, listed in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -136,6 +157,10 @@ def command(ctx: click.Context) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and give the exit code; `EXIT_CODES` says what it means."""
+    if arguments is None and (instruction := os.environ.get(COMPLETE)):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(command, {}, "shipper", COMPLETE, instruction)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     context: dict[str, Any] = {}
     try:

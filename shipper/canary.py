@@ -18,7 +18,7 @@ from shipper.record import SEVERITIES, Batch, Resource
 from shipper.sink import Finding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from shipper.clock import Clock
     from shipper.sink import Reader, SinkConfig
@@ -49,6 +49,28 @@ def make_canary(clock: Clock) -> Batch:
         attributes=[{"shipper.canary": True}],
         size=len(_MESSAGE),
     )
+
+
+def examine(section: SinkConfig, *, clock: Clock, canary: bool = True) -> Iterator[Finding]:
+    """Examine a sink and then, unless told otherwise or it already failed, prove it. Never raises."""
+    failed = False
+    try:
+        cls = registry.sink(section.type)
+        sink = cls(section)
+        try:
+            for finding in sink.examine():
+                failed = failed or finding.verdict == "fail"
+                yield finding
+        finally:
+            sink.close()
+    except ConfigError as error:
+        yield Finding("open", "fail", str(error), "mend its section")
+        return
+    except Exception as error:  # noqa: BLE001 - the other sinks are still to be looked at
+        yield Finding("examine", "fail", f"{type(error).__name__}: {error}", "a bug of the sink; please report it")
+        return
+    if canary and cls.takes_canary and not failed:
+        yield from prove(section, clock=clock)
 
 
 def prove(section: SinkConfig, *, clock: Clock, visible: float = VISIBLE, write: bool = True) -> list[Finding]:

@@ -30,7 +30,7 @@ class RouteConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The daemon's own HTTP server: /metrics, /healthz, /readyz."""
+    """The daemon's own HTTP server: /metrics, /healthz, /readyz, /status."""
 
     enabled: Annotated[bool, Meta(description="Whether to listen at all.")] = True
     listen: Annotated[
@@ -95,9 +95,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             " systemd sets, or else /var/lib/shipper."
         ),
     ] = STATE_DIR
-    http: Annotated[HttpConfig, Meta(description="The daemon's own HTTP server: /metrics, /healthz, /readyz.")] = (
-        HttpConfig()
-    )
+    http: Annotated[
+        HttpConfig, Meta(description="The daemon's own HTTP server: /metrics, /healthz, /readyz, /status.")
+    ] = HttpConfig()
     log: Annotated[LogConfig, Meta(description="The daemon's own log, on standard error.")] = LogConfig()
     shutdown_timeout: Annotated[
         float, Meta(description="What SIGTERM leaves for draining, such as 30s.", extra={"unit": "duration"})

@@ -19,17 +19,19 @@ import resource
 import signal
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from shipper import __version__
 from shipper.canary import prove_all
 from shipper.clock import SystemClock
 from shipper.config import HttpConfig
-from shipper.errors import ConfigError, ShipperError
+from shipper.errors import ConfigError, ShipperError, StateError
 from shipper.health import Health
 from shipper.loader import load
 from shipper.logs import get_logger
 from shipper.metrics import Metrics
 from shipper.pipeline import Parts, Pipeline, pending_spills
+from shipper.status import ConfigStatus, StateSurvey, Status
 
 if TYPE_CHECKING:
     from shipper.config import Config
@@ -41,6 +43,13 @@ log = get_logger("daemon")
 RELOAD_DRAIN = 10.0
 #: Exit codes of ``shipper run``.
 OK, FAULT, SOMETHING_LEFT = 0, 1, 3
+
+
+class _Loaded(NamedTuple):
+    """The hash of the running configuration's file, and when it began to run (monotonic)."""
+
+    digest: str
+    at: float
 
 
 class Daemon:
@@ -55,6 +64,10 @@ class Daemon:
         self._signals: list[int] = []
         self._event = threading.Event()
         self._http: HttpServer | None = None
+        self._pipeline: Pipeline | None = None
+        self._survey = StateSurvey(config.state_dir)
+        self._began = self._clock.monotonic()
+        self._loaded = _Loaded("", self._began)
 
     def run(self) -> int:
         """Run; give the exit code. Raises ConfigError or StateError when it cannot begin."""
@@ -66,7 +79,7 @@ class Daemon:
         if self._config.http.enabled and not self._once:
             from shipper.http import HttpServer  # noqa: PLC0415 - only who listens pays for it
 
-            server = HttpServer(self._config.http, self._metrics, self._health)
+            server = HttpServer(self._config.http, self._metrics, self._health, self.status)
             try:
                 server.start()
             except ConfigError as error:
@@ -97,12 +110,48 @@ class Daemon:
         log.info("stopped")
         return SOMETHING_LEFT if left else OK
 
+    def status(self) -> Status:
+        """Tell how everything stands, for /status. Called by the HTTP server's threads."""
+        now, pipeline, series = self._clock.monotonic(), self._pipeline, self._metrics.series()
+        components = self._health.components()
+        refused = components.get("config")
+        try:
+            waiting = self._survey.waiting(self._clock.time_ns() / 1e9)
+        except (OSError, StateError) as error:
+            log.warning("what waits in the state directory cannot be counted", error=str(error))
+            waiting = {}
+        return Status(
+            version=__version__,
+            pid=os.getpid(),
+            uptime=now - self._began,
+            config=ConfigStatus(
+                path=str(self._config.path.absolute()) if self._config.path else "",
+                hash=self._loaded.digest,
+                loaded_seconds=now - self._loaded.at,
+                valid=self._metrics.value("shipper_config_valid") > 0,
+                detail=refused.detail if refused else "",
+            ),
+            state_dir=str(self._config.state_dir),
+            faults=self._health.faults(),
+            troubles={
+                name: f"is {item.state}: {item.detail}"
+                for name, item in components.items()
+                if item.state not in {"ok", "starting"} and not name.startswith(("sink:", "source:"))
+            },
+            sources=pipeline.sources() if pipeline else {},
+            sinks=pipeline.deliveries() if pipeline else {},
+            waiting=waiting,
+            dropped_lines={cause: round(count) for (cause,), count in series["shipper_dropped_total"].items()},
+            lost_bytes={cause: round(count) for (cause,), count in series["shipper_lost_bytes_total"].items()},
+        )
+
     def _start(self, parts: Parts) -> Pipeline:
         pipeline = Pipeline(parts, clock=self._clock, metrics=self._metrics, health=self._health, once=self._once)
         pipeline.start()
         gc.freeze()
-        self._config, self._parts = parts.config, parts
-        self._metrics.set_config(valid=True, digest=_digest(parts.config.path))
+        self._config, self._parts, self._pipeline = parts.config, parts, pipeline
+        self._loaded = _Loaded(_digest(parts.config.path), self._clock.monotonic())
+        self._metrics.set_config(valid=True, digest=self._loaded.digest)
         for name in pending_spills(parts.config.state_dir):
             if name not in parts.config.sinks and name not in parts.draining:
                 log.warning(
@@ -146,8 +195,9 @@ class Daemon:
         try:
             started = self._start(parts)
         except ShipperError as error:
-            self._refused(error)
-            return self._start(Parts.build(old, was.removed))
+            restored = self._start(Parts.build(old, was.removed))
+            self._refused(error)  # last, for a start says that its configuration is valid
+            return restored
         self._metrics.reloaded("ok")
         self._health.report("config", "ok")
         files, size = started.standing()

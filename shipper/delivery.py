@@ -79,6 +79,10 @@ class Delivery:
         self.dead_lettered = 0
         #: When the running row of failures began, on the monotonic clock; None while all is well.
         self.failing_since: float | None = None
+        #: The last failure and when it was, and when the next attempt is due; on the monotonic clock.
+        self.last_error = ""
+        self.last_error_at: float | None = None
+        self.retry_at: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"delivery-{name}", daemon=True)
 
     def start(self) -> None:
@@ -106,6 +110,11 @@ class Delivery:
     def healthy(self) -> bool:
         """Whether the sink takes what it is given."""
         return self.failing_since is None
+
+    @property
+    def attempts(self) -> int:
+        """How many writes in a row have failed."""
+        return self._attempt
 
     def _run(self) -> None:
         try:
@@ -278,6 +287,7 @@ class Delivery:
         parked = isinstance(error, ParkedError)
         if self.failing_since is None:
             self.failing_since = self._clock.monotonic()
+        self.last_error, self.last_error_at = str(error), self._clock.monotonic()
         self._metrics.retried(self.name, error.code)
         if error.maybe_taken:
             self._metrics.maybe_doubled(self.name)
@@ -293,7 +303,9 @@ class Delivery:
         self._check_stop()
         if self._attempt > 1:
             self._make_safe()
+        self.retry_at = self._clock.monotonic() + delay
         self._clock.wait(self._stop, delay)
+        self.retry_at = None
         self._check_stop()
 
     def _make_safe(self) -> None:

@@ -79,6 +79,15 @@ class Health:
             )
         return sinks_ok and self.alive()
 
+    def components(self) -> dict[str, Component]:
+        """Give every component that reported."""
+        with self._lock:
+            return dict(self._components)
+
+    def faults(self) -> list[str]:
+        """Say what has failed in a way that a restart could mend."""
+        return self._faults()
+
     def as_dict(self) -> dict[str, Any]:
         """Give everything for /healthz, /readyz and ``shipper status``; times are seconds in the state."""
         now = self._clock.monotonic()

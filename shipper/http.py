@@ -1,4 +1,4 @@
-"""The daemon's own HTTP server: /metrics, /healthz, /readyz.
+"""The daemon's own HTTP server: /metrics, /healthz, /readyz, /status.
 
 Imported only when it is enabled, and prometheus-client only when /metrics is asked for the first time.
 
@@ -19,25 +19,28 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from shipper import __version__
 from shipper.errors import ConfigError
 from shipper.logs import get_logger
 from shipper.metrics import METRICS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from prometheus_client.core import Metric as Family
 
     from shipper.config import HttpConfig
     from shipper.health import Health
     from shipper.metrics import Metrics
+    from shipper.status import Status
 
 #: Seconds that a client may take for its request; it sends a few hundred bytes over a local connection.
 CLIENT_TIMEOUT = 5.0
 #: Requests served at the same time; a scraper and two probes need three.
 MAX_CLIENTS = 16
-PATHS = ("/metrics", "/healthz", "/readyz")
+PATHS = ("/metrics", "/healthz", "/readyz", "/status")
 
 log = get_logger("http")
 
@@ -50,10 +53,14 @@ class HttpServer:
     that moves the server to a taken address changes nothing, like any other bad configuration.
     """
 
-    def __init__(self, config: HttpConfig, metrics: Metrics, health: Health) -> None:
+    def __init__(
+        self, config: HttpConfig, metrics: Metrics, health: Health, status: Callable[[], Status] | None = None
+    ) -> None:
+        """Take what is to be told; ``status`` gives what /status says, and without it there is none."""
         self._listen = config.listen
         self._metrics = metrics
         self._health = health
+        self._status = status
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -70,7 +77,9 @@ class HttpServer:
         host, port = split_address(self._listen)
         try:
             family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._server = _Server(where[:2], family, self._metrics, self._health, host)
+            self._server = _Server(
+                where[:2], family, host, metrics=self._metrics, health=self._health, status=self._status
+            )
         except OSError as error:
             raise ConfigError(
                 f"http.listen: cannot listen on {self._listen}: {error.strerror or error}; choose another port, stop"
@@ -104,10 +113,20 @@ class _Server(ThreadingHTTPServer):
     # Closing must not wait for a client that is slow on purpose; its thread ends by its own timeout.
     block_on_close = False
 
-    def __init__(self, where: Any, family: int, metrics: Metrics, health: Health, host: str) -> None:
+    def __init__(
+        self,
+        where: Any,
+        family: int,
+        host: str,
+        *,
+        metrics: Metrics,
+        health: Health,
+        status: Callable[[], Status] | None,
+    ) -> None:
         self.address_family = socket.AddressFamily(family)
         self.metrics = metrics
         self.health = health
+        self.status = status
         self.loopback = ipaddress.ip_address(where[0].partition("%")[0]).is_loopback
         self.hosts = {"localhost", socket.gethostname().lower(), host.lower()}
         self.slots = threading.BoundedSemaphore(MAX_CLIENTS)
@@ -180,6 +199,8 @@ class _Request(BaseHTTPRequestHandler):
         elif path == "/readyz":
             state = self.server.health.as_dict()
             self._json(HTTPStatus.OK if state["ready"] else HTTPStatus.SERVICE_UNAVAILABLE, state)
+        elif path == "/status" and self.server.status is not None:
+            self._json(HTTPStatus.OK, msgspec.to_builtins(self.server.status()))
         else:
             self._answer(HTTPStatus.NOT_FOUND, f"nothing here; there are {', '.join(PATHS)}\n")
 

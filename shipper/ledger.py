@@ -217,11 +217,11 @@ class Ledger:
         with self._lock:
             return len(self._files), sum(file.state.offset for file in self._files.values())
 
-    def lags(self) -> list[tuple[str, int]]:
-        """Give path and unsafe bytes of every file that is not done."""
+    def lags(self) -> list[tuple[str, str, int]]:
+        """Give source, path and unsafe bytes of every file that is not done."""
         with self._lock:
             return [
-                (file.state.path, max(0, file.state.size - file.state.offset))
+                (file.state.source, file.state.path, max(0, file.state.size - file.state.offset))
                 for file in self._files.values()
                 if not file.state.done
             ]

@@ -40,6 +40,7 @@ from shipper.router import Router
 from shipper.sink import Sink, SinkConfig
 from shipper.source import Source, SourceContext
 from shipper.spill import Cursor, Spill
+from shipper.status import SinkStatus, SourceStatus
 from shipper.transform import Transform
 from shipper.units import parse_size
 
@@ -170,6 +171,7 @@ class Pipeline:
         )
         self._wants_levels = any(sink.wants_levels for sink in parts.sinks.values())
         self._feeds = [_Feed(name, source) for name, source in parts.sources.items()]
+        self._lags: list[tuple[str, str, int]] = []
         self._behind: dict[str, float] = {}
         self._waiting: set[str] = set()
         self._drained: set[str] = set()
@@ -406,6 +408,55 @@ class Pipeline:
         """Give the bytes of spill that sinks without records of their own still have to deliver."""
         return {name: self._deliveries[name].buffer.spill_bytes for name in self._parts.draining}
 
+    def sources(self) -> dict[str, SourceStatus]:
+        """Tell how every source stands; lags are those of the last save, a second old at most."""
+        now, lags, behind = self._clock.monotonic(), self._lags, self._behind
+        components = self._health.components()
+        found = {}
+        for feed in self._feeds:
+            state = components.get(f"source:{feed.name}")
+            files_open, unreadable = feed.source.counts() if feed.opened else (0, 0)
+            own = [(path, lag) for source, path, lag in lags if source == feed.name]
+            found[feed.name] = SourceStatus(
+                state=state.state if state else "starting",
+                detail=state.detail if state else "",
+                files_open=files_open,
+                files_unreadable=unreadable,
+                lag_bytes=sum(lag for _, lag in own),
+                lag_seconds=max((now - behind.get(path, now) for path, lag in own if lag), default=0.0),
+                lines=round(self._metrics.value("shipper_lines_read_total", source=feed.name)),
+            )
+        return found
+
+    def deliveries(self) -> dict[str, SinkStatus]:
+        """Tell how every sink stands that has a delivery."""
+        now, components = self._clock.monotonic(), self._health.components()
+        retries: dict[str, float] = {}
+        for (sink, _code), count in self._metrics.series()["shipper_sink_retries_total"].items():
+            retries[sink] = retries.get(sink, 0) + count
+        found = {}
+        for name, delivery in self._deliveries.items():
+            state = components.get(f"sink:{name}")
+            buffer, retry_at, error_at = delivery.buffer, delivery.retry_at, delivery.last_error_at
+            draining, active = name in self._parts.draining, name in self._parts.config.active
+            found[name] = SinkStatus(
+                role="draining" if draining else "active" if active else "routed",
+                state=state.state if state else "starting",
+                detail=state.detail if state else "",
+                since=max(0.0, now - state.since) if state else 0.0,
+                lines=round(self._metrics.value("shipper_sink_lines_acked_total", sink=name)),
+                backlog_bytes=buffer.memory_bytes,
+                oldest_seconds=buffer.waiting_seconds(),
+                spill_bytes=buffer.spill_bytes,
+                spill_limit=buffer.spill_limit,
+                attempts=delivery.attempts,
+                retries=round(retries.get(name, 0)),
+                next_try=None if retry_at is None else max(0.0, retry_at - now),
+                error=delivery.last_error,
+                error_seconds=None if error_at is None else now - error_at,
+            )
+        return found
+
     # The keeper thread
 
     def _keep(self) -> None:
@@ -446,7 +497,8 @@ class Pipeline:
 
     def _refresh_lags(self) -> None:
         now = self._clock.monotonic()
-        lags = dict(self._ledger.lags())
+        self._lags = self._ledger.lags()
+        lags = {path: lag for _, path, lag in self._lags}
         for path in self._behind.keys() - lags.keys():
             self._metrics.forget_lag(path)
         # A file's lag in seconds is the time since it was last caught up.

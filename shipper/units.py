@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|[smhdw]))+")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_LONG = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
@@ -47,3 +49,27 @@ def parse_size(value: str | int) -> int:
         raise ValueError(f"not a size: {value!r}; write one such as 512KiB, 2MiB or 1GB")
     base = 1024 if match[3] else 1000
     return round(float(match[1]) * float(base ** _POWERS[match[2].lower()]))
+
+
+def format_size(size: int) -> str:
+    """Write bytes as people read them, with binary units: ``0 B``, ``1.2 MiB``, ``2 GiB``."""
+    power = max(0, min(4, (size.bit_length() - 1) // 10))
+    number = f"{size / 1024**power:.1f}".removesuffix(".0")
+    return f"{number} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds as people read them, in two units at most: ``0.8s``, ``6m12s``, ``3d4h``."""
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + "s"
+    rest = round(seconds)
+    for (large, size), (small, part) in pairwise(_LONG):
+        if rest >= size:
+            count, more = divmod(rest // part, size // part)
+            return f"{count}{large}" + (f"{more}{small}" if more else "")
+    return f"{rest}s"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things: ``1 file``, ``2 files``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

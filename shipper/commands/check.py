@@ -11,12 +11,8 @@ import click
 from shipper.commands.options import config_option
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from shipper.config import Config
-    from shipper.sink import Finding, SinkConfig
-
-_MARKS = {"ok": "√", "warn": "!", "fail": "x"}
+    from shipper.sink import Finding
 
 
 @click.command(name="check")
@@ -42,12 +38,16 @@ def command(*, path: Path, quiet: bool, online: bool, sinks: tuple[str, ...], no
         if not quiet:
             click.echo(f"{path}: fine: {summary(config)}")
         return 0
+    from shipper.canary import examine
+    from shipper.clock import SystemClock
+    from shipper.commands.marks import say
+
     failed = False
     for name in _named(config, sinks):
-        for finding in _findings(config.sinks[name], canary=not no_canary):
+        for finding in examine(config.sinks[name], clock=SystemClock(), canary=not no_canary):
             failed = failed or finding.verdict == "fail"
             if not quiet or finding.verdict != "ok":
-                click.echo(_line(name, finding, output))
+                say(_line(name, finding, output))
     return 1 if failed else 0
 
 
@@ -62,29 +62,6 @@ def _named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or Router(config.active, config.routes).sinks
 
 
-def _findings(section: SinkConfig, *, canary: bool) -> Iterator[Finding]:
-    """Examine a sink, then write the canary; a sink that already failed is not written to."""
-    from shipper import registry
-    from shipper.canary import prove
-    from shipper.clock import SystemClock
-    from shipper.sink import Finding
-
-    cls = registry.sink(section.type)
-    sink = cls(section)
-    failed = False
-    try:
-        for finding in sink.examine():
-            failed = failed or finding.verdict == "fail"
-            yield finding
-    except Exception as error:  # noqa: BLE001 - the other sinks are still to be looked at
-        failed = True
-        yield Finding("examine", "fail", f"{type(error).__name__}: {error}", "a bug of the sink; please report it")
-    finally:
-        sink.close()
-    if canary and cls.takes_canary and not failed:
-        yield from prove(section, clock=SystemClock())
-
-
 def _line(name: str, finding: Finding, output: str) -> str:
     if output == "json":
         import json
@@ -92,9 +69,10 @@ def _line(name: str, finding: Finding, output: str) -> str:
         import msgspec
 
         return json.dumps({"sink": name, **msgspec.to_builtins(finding)}, ensure_ascii=False)
+    from shipper.commands.marks import mark
     from shipper.display import visible
 
-    text = f"{_MARKS.get(finding.verdict, '?')} {name}: {finding.what}: {visible(finding.evidence)}"
+    text = f"{mark(finding.verdict)} {name}: {finding.what}: {visible(finding.evidence)}"
     return f"{text}\n  fix: {visible(finding.fix)}" if finding.fix and finding.verdict != "ok" else text
 
 

@@ -21,3 +21,10 @@ def config_option(text: str, **more: Any) -> Callable[[Callable[..., Any]], Call
         help=text,
         **{"type": click.Path(path_type=Path), **more},
     )
+
+
+url_option = click.option(
+    "--url",
+    metavar="URL",
+    help="Where the daemon answers, such as http://127.0.0.1:8687, instead of what the file says.",
+)

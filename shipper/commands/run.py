@@ -20,18 +20,23 @@ from shipper.commands.options import config_option
 def command(path: Path, *, once: bool) -> None:
     """Ship logs from the configured sources to the configured sinks.
 
-    SIGTERM drains and stops, a second one stops at once; SIGHUP reloads the configuration.
+    SIGTERM drains and stops, a second one stops at once; SIGHUP reloads the configuration. In a container a state_dir
+    that would go with it is refused; SHIPPER_TEMPORARY_STATE=allow allows it.
     """
     # Until the daemon has handlers of its own, a reload that comes early must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     from shipper.daemon import Daemon
     from shipper.loader import load
-    from shipper.logs import configure
+    from shipper.logs import configure, get_logger
+    from shipper.volume import require_lasting
 
     config = load(path, os.environ)
+    doubt = require_lasting(config.state_dir, os.environ)
     log = configure(config.log)
     try:
+        if doubt:
+            get_logger("run").warning(doubt)
         sys.exit(Daemon(config, once=once).run())
     finally:
         log.close()

@@ -181,7 +181,8 @@ class TailSource(Rotation, Source):
 
     def counts(self) -> tuple[int, int]:
         """See `Source.counts`."""
-        return sum(len(log.tails) for log in self.logs.values()), len(self._unreadable)
+        # A copy, made in one step: other threads ask, while the reader finds new logs.
+        return sum(len(log.tails) for log in list(self.logs.values())), len(self._unreadable)
 
     def close(self) -> None:
         """See `Source.close`."""

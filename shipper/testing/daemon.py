@@ -63,7 +63,8 @@ class Daemon:
         self.log_path = directory / "daemon.log"
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+        # The tests' own directories may well be in a container's layer or in memory.
+        self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", "SHIPPER_TEMPORARY_STATE": "allow", **(environ or {})}
         self._file_size_limit = file_size_limit
         directory.mkdir(parents=True, exist_ok=True)
         self.configure(config)

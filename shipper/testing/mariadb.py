@@ -162,6 +162,10 @@ class MariaDB:
         finally:
             connection.close()
 
+    def is_mariadb(self) -> bool:
+        """Tell a MariaDB from a MySQL, which only a `RunningServer` can be."""
+        return "MariaDB" in str(self.execute("SELECT VERSION()")[0][0])
+
     def log(self) -> str:
         """What the server printed."""
         return (self.directory / "server.log").read_text("utf-8", "replace")
@@ -181,6 +185,25 @@ class MariaDB:
         shutil.rmtree(self._socket_directory, ignore_errors=True)
         if self._own:
             shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class RunningServer(MariaDB):
+    """A server that runs already, MySQL or MariaDB, at ``host:port``; it is neither started nor stopped."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+
+    def start(self, *, timeout: float = 60.0) -> None:
+        """Nothing to start."""
+
+    def stop(self, *, timeout: float = 60.0) -> None:
+        """Nothing to stop."""
+
+    def connect(self, **changes: Any) -> pymysql.connections.Connection[Any]:
+        """See `MariaDB.connect`; TLS as the server likes it, for MySQL's default login needs it or RSA."""
+        return super().connect(**{"ssl_disabled": False, **changes})
 
 
 def _program(name: str) -> str:

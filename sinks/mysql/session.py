@@ -29,6 +29,8 @@ else:
 #: Every fault of a value is an error, never a changed value, whatever the server's own default is.
 SQL_MODE = "STRICT_ALL_TABLES,STRICT_TRANS_TABLES,NO_ZERO_IN_DATE,NO_ZERO_DATE,NO_ENGINE_SUBSTITUTION"
 _PIECE = 1 << 20
+#: ER_SPECIFIC_ACCESS_DENIED_ERROR
+_NEEDS_PRIVILEGE = 1227
 _INFO = re.compile(r"Records: (\d+) +Deleted: (\d+) +Skipped: (\d+) +Warnings: (\d+)")
 
 
@@ -72,6 +74,17 @@ class Session(_Connection):
         if found is None:
             raise pymysql.err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "LOAD DATA gave no count of its rows")
         return LoadCount(int(found[1]), stored, int(found[3]), int(found[4]))
+
+    def list_all_warnings(self) -> None:
+        """Make SHOW WARNINGS give more than the server's default (1,024 in MySQL, 64 in MariaDB), if we may.
+
+        MySQL lets only accounts with SESSION_VARIABLES_ADMIN change it; the others see the default number.
+        """
+        try:
+            self.query("SET max_error_count = 65535")
+        except pymysql.err.OperationalError as error:
+            if error.args[0] != _NEEDS_PRIVILEGE:
+                raise
 
     def _read_query_result(self, unbuffered: bool = False) -> int:
         self._result = None
@@ -146,7 +159,7 @@ def connect(config: MysqlConfig, *, maintenance: bool = False, load_data: bool =
         "write_timeout": parse_duration(config.write_timeout),
         "program_name": "shipper",
         "init_command": (
-            f"SET time_zone = '+00:00', sql_mode = '{SQL_MODE}', max_error_count = 65535, "
+            f"SET time_zone = '+00:00', sql_mode = '{SQL_MODE}', "
             f"innodb_lock_wait_timeout = {max(1, round(parse_duration(config.lock_wait_timeout)))}"
         ),
         **_tls(config),
@@ -161,9 +174,12 @@ def connect(config: MysqlConfig, *, maintenance: bool = False, load_data: bool =
     else:
         options |= {"host": config.host, "port": config.port}
     try:
-        return Session(**options)
+        session = Session(**options)
+        if load_data:
+            session.list_all_warnings()
     except (pymysql.MySQLError, OSError, RuntimeError) as error:
         raise faults.sorted_error(error, where(config)) from error
+    return session
 
 
 def _password(text: str, file: str, key: str) -> bytes:

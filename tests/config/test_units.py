@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from shipper.units import parse_duration, parse_size
+from shipper.units import counted, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,29 @@ def test_sizes(text: str | int, size: int) -> None:
 def test_not_a_size(text: str | int) -> None:
     with pytest.raises(ValueError, match=r"512KiB, 2MiB or 1GB"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (1, "1 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (88_080_384, "84 MiB"),
+        (2 << 30, "2 GiB"), (5 << 50, "5120 TiB"),
+    ],
+)  # fmt: skip
+def test_sizes_are_written_for_people(size: int, text: str) -> None:
+    assert format_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"), (0.84, "0.8s"), (9, "9s"), (59.6, "1m"), (60, "1m"), (372, "6m12s"), (3600, "1h"), (3725, "1h2m"),
+        (273_600, "3d4h"), (86_400, "1d"),
+    ],
+)  # fmt: skip
+def test_durations_are_written_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_things_are_counted_for_people() -> None:
+    assert [counted(count, "file") for count in (0, 1, 2)] == ["0 files", "1 file", "2 files"]

@@ -7,7 +7,15 @@ import socket
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
+
+import shipper.daemon as daemon_module
+from shipper.errors import StateError
+from shipper.loader import load
+from shipper.pipeline import Parts, Pipeline
 from shipper.testing.daemon import Daemon, eventually
 
 DEFAULT_PORT = 8687
@@ -22,28 +30,41 @@ def config(tmp_path: Path, **more: object) -> dict[str, object]:
     }
 
 
-def taken_default_port() -> socket.socket | None:
-    """Take the default port, unless another process of this machine has it already: as good for the test."""
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", DEFAULT_PORT))
-    except OSError:
-        listener.close()
-        return None
-    listener.listen()
-    return listener
-
-
 def test_taken_default_port_does_not_stop_the_daemon(tmp_path: Path) -> None:
-    listener = taken_default_port()
-    try:
+    with contextlib.ExitStack() as stack:
+        # Another test's daemon may have it just now; soon one of us does.
+        for _ in range(100):
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", DEFAULT_PORT)))
+                break
+            time.sleep(0.1)
         with Daemon(tmp_path, config(tmp_path, http={})) as daemon:
             daemon.wait_log("the default address is taken")
             assert daemon.term() == 0
-    finally:
-        if listener is not None:
-            listener.close()
+
+
+def test_reload_whose_pipeline_cannot_start_leaves_the_old_one_running_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "shipper.yaml"
+    path.write_text(yaml.safe_dump(config(tmp_path)))
+    running = daemon_module.Daemon(load(path, {}))
+    pipeline = running._start(Parts.build(load(path, {})))
+    starts = []
+
+    def refusing(parts: Parts, **options: Any) -> Pipeline:
+        starts.append(parts)
+        if len(starts) == 1:
+            raise StateError("the disk is full")
+        return Pipeline(parts, **options)
+
+    monkeypatch.setattr(daemon_module, "Pipeline", refusing)
+    pipeline = running._reload(pipeline)
+    status = running.status()
+    assert not status.config.valid
+    assert "the disk is full" in status.config.detail
+    assert len(starts) == 2
+    pipeline.stop(5.0, now=lambda: False)
 
 
 def test_taken_port_that_was_chosen_is_an_error_with_exit_code_78(tmp_path: Path) -> None:

@@ -38,14 +38,6 @@ def _need_mariadb() -> None:
         pytest.skip("mariadbd is not installed; the package mariadb-server has it")
 
 
-@pytest.fixture(scope="session")
-def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
-    """A private MariaDB server that every test of the run may use and none may stop."""
-    _need_mariadb()
-    with MariaDB(tmp_path_factory.mktemp("mariadb")) as server:
-        yield server
-
-
 @pytest.fixture
 def database(mariadb: MariaDB) -> Iterator[LogsDatabase]:
     """A database of the test's own on the shared server."""

@@ -99,7 +99,7 @@ def test_the_connection_cut_around_a_request_loses_and_doubles_nothing(  # noqa:
     """Before: the server never saw it. After: it did it and the daemon cannot know; some rounds kill -9 then."""
     log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
     with FaultProxy(database.address) as proxy:
-        daemon = make_daemon(config(tmp_path / "containers", database.sink(port=proxy.port)))
+        daemon = make_daemon(config(tmp_path / "containers", database.sink(port=proxy.port, ssl_mode="disabled")))
         daemon.start()
         with Load(log.write) as load:
             for number in range(6):
@@ -119,7 +119,7 @@ def test_connections_reset_again_and_again_lose_and_double_nothing(
     rng = random.Random(3)
     log = docker_log(tmp_path / "containers", max_size=60_000, max_file=30)
     with FaultProxy(database.address) as proxy:
-        daemon = make_daemon(config(tmp_path / "containers", database.sink(port=proxy.port)))
+        daemon = make_daemon(config(tmp_path / "containers", database.sink(port=proxy.port, ssl_mode="disabled")))
         daemon.start()
         with Load(log.write) as load:
             for _ in range(20):

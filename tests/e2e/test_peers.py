@@ -93,7 +93,9 @@ def behind_proxy(
     with FaultProxy(database.address) as proxy:
         containers.mkdir(exist_ok=True)
         sources = {"docker": {"type": "docker", "path": str(containers)}}
-        daemon = make_daemon({"sources": sources, "sinks": {"mysql": database.sink(port=proxy.port)}})
+        daemon = make_daemon(
+            {"sources": sources, "sinks": {"mysql": database.sink(port=proxy.port, ssl_mode="disabled")}}
+        )
         daemon.start()
         daemon.wait_ready()
         yield daemon, proxy

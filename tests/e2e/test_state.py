@@ -395,7 +395,7 @@ def test_sigterm_keeps_its_deadline_and_a_second_one_stops_at_once(
     load = Load(docker_log(containers).write, padding=200)
     load.add(10)
     with FaultProxy(database.address) as proxy:
-        config = docker_to(containers, mysql=database.sink(port=proxy.port))
+        config = docker_to(containers, mysql=database.sink(port=proxy.port, ssl_mode="disabled"))
         daemon = make_daemon(config | {"shutdown_timeout": "2s"})
         daemon.start()
         assert wait_for(load.written, database.messages) == ""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shipper.errors import ConfigError
 from shipper.parse import FORMATS, Parser
+from shipper.parse.levels import LEVEL_KEYS
 from shipper.record import Batch, Record, Resource
 
 SECOND = 10**9
@@ -312,6 +313,44 @@ def test_the_bulk_path_and_the_exact_path_agree(texts: list[str], stamp: int) ->
         [sorted(a.items()) for a in alone.attributes]
     )
     assert together.times == alone.times
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(lines, max_size=8), st.sampled_from(FORMATS))
+def test_levels_alone_are_those_of_a_whole_parse_and_nothing_else_changes(texts: list[str], name: str) -> None:
+    parsed = batch_of(*texts)
+    Parser(name).parse(parsed)
+    batch = batch_of(*texts)
+    Parser(name).levels(batch)
+    assert batch.severities == parsed.severities
+    assert (batch.messages, batch.attributes, batch.times) == (None, None, batch_of(*texts).times)
+
+
+def test_the_level_alone_is_looked_for_under_every_name() -> None:
+    lines = [json.dumps({"message": "m", "level": "odd", name: "error"}) for name in LEVEL_KEYS]
+    batch = batch_of(*lines)
+    Parser().levels(batch)
+    assert batch.severities == [17] * len(LEVEL_KEYS)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"level":"warn","message":"m"}', '{"level":"odd","severity":"error"}', '{"log.level":50}', '{"lvl":"dbg"}',
+        '{"level":null,"levelname":"CRITICAL"}', '{"message":"\\ud83d","level":"fatal"}', '{"level":"error"} x',
+        '1.1.1.1 - - [22/Nov/2026:10:00:00 +0000] "GET / HTTP/1.1" 503 1 "-" "-"',
+        '1.1.1.1 - - [22/Nov/2026:10:00:00 +0000] "GET /" 404 1 "-" "-"', "2026-11-22T10:00:00.000Z [error] x",
+        "2026-11-22T10:00:99.000Z [error] x", "2026-11-22T10:00:00.000Z [error] x\n  y", "\x1b[31mERROR\x1b[0m x", JAVA,
+        "level=warn msg=x",
+    ],
+)  # fmt: skip
+def test_the_level_alone_of_every_form_among_others(line: str) -> None:
+    others = ['{"level":"debug"}', "plain", '{"level":20,"msg":"x"}', line, "2026-11-22T10:00:00.000Z [warn] x"]
+    batch = batch_of(*others)
+    Parser().levels(batch)
+    assert batch.severities == [record.severity for record in parse(*others)]
+    assert batch.severities is not None
+    assert batch.severities[3] == one(line).severity
 
 
 def test_ids_of_docker_lines_stay_on_dockers_time_when_the_line_has_its_own() -> None:

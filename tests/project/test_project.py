@@ -98,6 +98,7 @@ def test_the_wheel_holds_what_it_should_and_runs_in_an_environment_of_its_own(tm
     assert str(ROOT) not in where.stdout
     for typed in ("shipper/py.typed", "sinks/py.typed"):
         assert list(environment.glob(f"lib/python3*/site-packages/{typed}"))
+    assert (environment / "share/man/man1/shipper.1").exists()
     done = subprocess.run(
         [environment / "bin" / "shipper", "demo", "--dir", str(tmp_path / "demo")],
         capture_output=True,

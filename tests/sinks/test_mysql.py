@@ -118,7 +118,9 @@ def test_table_has_the_promised_columns_key_and_collation(database: LogsDatabase
     assert [row[0] for row in columns] == [*NAMES, "shipper"]
     assert _selected(database) == NAMES
     ((_, ddl),) = database.execute("SHOW CREATE TABLE activity_logs")
-    assert "`shipper` varchar(255) INVISIBLE DEFAULT NULL" in ddl
+    (marker,) = [line for line in ddl.splitlines() if "`shipper`" in line]
+    assert "INVISIBLE" in marker
+    assert "varchar(255)" in marker
     key = database.execute("SHOW INDEX FROM activity_logs WHERE Key_name = 'PRIMARY'")
     assert [row[4] for row in key] == ["created_at", "id"]
     (table,) = database.execute("SHOW TABLE STATUS LIKE 'activity_logs'")
@@ -165,13 +167,15 @@ def test_backend_inserts_and_lists_as_it_always_did(database: LogsDatabase, part
     ],
 )
 def test_lists_of_the_backend_use_an_index(
-    database: LogsDatabase, sink: MysqlSink, where: str, values: tuple[Any, ...]
+    mariadb: MariaDB, database: LogsDatabase, sink: MysqlSink, where: str, values: tuple[Any, ...]
 ) -> None:
     attributes = [{"user_id": f"u{i % 200}", "action": f"a{i % 20}"} for i in range(4000)]
     sink.write(make_batch(["x"] * 4000, attributes=attributes, level=["info"] * 3990 + ["fatal"] * 10))
     database.execute("ANALYZE TABLE activity_logs")
     connection = database.server.connect(database=database.name, charset="utf8mb4")
     with connection, connection.cursor(pymysql.cursors.DictCursor) as cursor:
+        if not mariadb.is_mariadb():
+            cursor.execute("SET explain_format = TRADITIONAL")
         cursor.execute(
             f"EXPLAIN SELECT * FROM activity_logs WHERE {where} ORDER BY created_at DESC LIMIT 20 OFFSET 0", values
         )
@@ -193,9 +197,8 @@ def test_existing_table_of_the_backend_gets_the_columns_it_lacks(database: LogsD
     sink.write(batch)
     sink.write(batch)
     sink.close()
-    assert database.rows("user_id, action, service, details") == [
-        (None, "a" * 50, "api", '{"user_id":"' + "u" * 21 + '"}')
-    ]
+    [row] = database.rows("user_id, action, service, details")
+    assert (*row[:3], json.loads(row[3])) == (None, "a" * 50, "api", {"user_id": "u" * 21})
     assert "shipper" not in _selected(database)
     assert _read(_config(database))[0].attributes == {"user_id": "u" * 21, "action": "a" * 50}
 
@@ -226,6 +229,22 @@ def test_without_create_table_the_statement_to_run_is_told_and_works(database: L
     assert database.count() == 1
 
 
+def test_a_replay_larger_than_the_servers_list_of_warnings_is_stored_once(
+    mariadb: MariaDB, database: LogsDatabase
+) -> None:
+    """An account of MySQL's may not make the list longer; what the list does not show must not be believed."""
+    sink = _opened(_config(database, load_data=True))
+    batch = make_batch([f"line {index}" for index in range(1_100)])
+    sink.write(batch)
+    assert sink._session is not None
+    if mariadb.is_mariadb():
+        sink._session.query("SET max_error_count = 64")
+    more = make_batch(["one more"], start_ns=START_NS + 10**12)
+    sink.write(Batch.concat([batch, more]))
+    sink.close()
+    assert database.count() == 1_101
+
+
 @pytest.mark.parametrize("load", [False, True])
 def test_details_are_what_the_backend_would_write_and_the_marker_is_hidden(database: LogsDatabase, load: bool) -> None:
     cases: list[dict[str, Any]] = [
@@ -237,9 +256,9 @@ def test_details_are_what_the_backend_would_write_and_the_marker_is_hidden(datab
     sink = _opened(_config(database, load_data=load))
     sink.write(make_batch(["x"] * 3, attributes=cases, resource=bare, step_ns=1_000_000))
     sink.close()
-    assert database.rows("details, shipper") == [
-        ('{"fail_id":1,"id":"f-1","service":"api","timestamp":"t"}', "0,,user_id,+id,service,timestamp"),
-        ('{"details":{"id":1},"id":2}', None),
+    assert [(details and json.loads(details), marker) for details, marker in database.rows("details, shipper")] == [
+        ({"fail_id": 1, "id": "f-1", "service": "api", "timestamp": "t"}, "0,,user_id,+id,service,timestamp"),
+        ({"details": {"id": 1}, "id": 2}, None),
         (None, None),
     ]
     assert [record.attributes for record in _read(_config(database), oldest_first=True)] == cases
@@ -345,7 +364,7 @@ def test_row_without_attribution_is_left_to_bisection(database: LogsDatabase, si
     database.execute("ALTER TABLE activity_logs ADD CONSTRAINT c CHECK (message <> 'poison')")
     with pytest.raises(PermanentError) as caught:
         sink.write(make_batch(["good", "poison"]))
-    assert caught.value.code == "4025"
+    assert caught.value.code in {"4025", "3819"}
     assert database.count() == 0
     sink.write(make_batch(["good"]))
     assert database.messages() == ["good"]
@@ -439,7 +458,7 @@ def test_connection_cut_around_commit_neither_loses_nor_doubles(
     database: LogsDatabase, load: bool, answer: Any
 ) -> None:
     with FaultProxy(database.address) as proxy:
-        sink = _opened(_config(database, host="127.0.0.1", port=proxy.port, load_data=load))
+        sink = _opened(_config(database, port=proxy.port, load_data=load, ssl_mode="disabled"))  # the proxy reads along
         batch = make_batch(["x", "y"])
         sink.write(make_batch(["warm"], start_ns=START_NS + 10**12))
         proxy.cut_when(lambda data: b"COMMIT" in data, answer=answer)
@@ -536,7 +555,9 @@ def test_server_that_is_away_is_retryable_and_one_that_says_nothing_times_out(da
     assert not isinstance(caught.value, ParkedError)
 
 
-def test_tls_that_the_server_does_not_offer_parks(database: LogsDatabase) -> None:
+def test_tls_that_the_server_does_not_offer_parks(mariadb: MariaDB, database: LogsDatabase) -> None:
+    if not mariadb.is_mariadb():
+        pytest.skip("MySQL offers TLS by itself")
     with pytest.raises(ParkedError, match="ssl_mode") as caught:
         _opened(_config(database, ssl_mode="required"))
     assert caught.value.code == "2026"
@@ -684,6 +705,8 @@ def test_password_file_holds_bytes_and_is_read_at_each_connect(database: LogsDat
 
 
 def test_unix_socket(database: LogsDatabase) -> None:
+    if not Path(database.server.socket).exists():
+        pytest.skip("the server runs elsewhere")
     sink = _opened(_config(database, host="nowhere.invalid", unix_socket=database.server.socket))
     sink.write(make_batch(["x"]))
     sink.close()

@@ -689,3 +689,17 @@ def test_read_that_failed_is_tried_again_though_nothing_more_is_written(
     assert reading.after(3) == ["one"]
     assert reading.source.counts()[1] == 0
     assert reading.positions.losses == []
+
+
+def test_counts_may_be_asked_while_the_reader_finds_new_logs(tmp_path: Path) -> None:
+    """The keeper and the HTTP server ask from threads of their own; an error there would end the keeper."""
+    source = FileSource(FileConfig(include=[str(tmp_path / "*.log")]))
+
+    class Found:
+        @property
+        def tails(self) -> list[object]:
+            source.logs[f"new{len(source.logs)}"] = Found()  # type: ignore[assignment]
+            return []
+
+    source.logs["first"] = Found()  # type: ignore[assignment]
+    assert source.counts() == (0, 0)

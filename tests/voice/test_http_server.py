@@ -13,6 +13,7 @@ from shipper.errors import ConfigError
 from shipper.health import Health
 from shipper.http import HttpServer, split_address
 from shipper.metrics import Metrics
+from shipper.status import ConfigStatus, Status
 
 
 @pytest.fixture
@@ -83,6 +84,20 @@ def test_healthz_fails_when_a_restart_could_help(server: HttpServer, health: Hea
     status, _, body = ask(server, "/healthz")
     assert status == 503
     assert json.loads(body)["faults"] == ["pipeline failed: the reader died"]
+
+
+def test_status_is_told_when_there_is_one_to_tell(metrics: Metrics, health: Health) -> None:
+    told = Status(
+        version="1", pid=7, uptime=1.5, state_dir="/s", config=ConfigStatus(path="/c", hash="ab", loaded_seconds=1)
+    )
+    server = HttpServer(HttpConfig(listen="127.0.0.1:0"), metrics, health, lambda: told)
+    server.start()
+    try:
+        status, headers, body = ask(server, "/status")
+    finally:
+        server.stop()
+    assert (status, headers["Content-Type"]) == (200, "application/json")
+    assert (json.loads(body)["pid"], json.loads(body)["config"]["path"]) == (7, "/c")
 
 
 def test_an_unknown_path_names_the_known_ones(server: HttpServer) -> None:

@@ -1,0 +1,215 @@
+"""``shipper status``: how the daemon stands, on one screen that ends with what to do next."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shipper.commands.options import config_option, url_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from shipper.endpoint import Endpoint
+    from shipper.status import SinkStatus, Status, Verdict, Waiting
+
+_HELP = """Show how the running daemon stands: a verdict, its sources and sinks, and the command to run next.
+
+The verdict is OK, STARTING, DEGRADED (something needs you), FAILED (a restart could help) or DOWN (nobody answers: then
+what the state directory alone tells is shown, and the exit code is 69). With --check the exit code is 1 unless the
+verdict is OK.
+
+\b
+Examples:
+  shipper status
+  shipper status --check || mail -s 'logs are not shipped' ops@example.org
+  shipper status --json | jq .sinks
+"""
+_UNAVAILABLE = 69
+
+
+@click.command("status", help=_HELP)
+@config_option("The configuration that says where the daemon listens and keeps its state.")
+@url_option
+@click.option("--json", "as_json", is_flag=True, help="Print everything as one JSON object.")
+@click.option("--check", "brief", is_flag=True, help="Print one line; exit 1 unless the verdict is OK. For cron.")
+def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
+    """Ask, show, and give the exit code."""
+    from shipper.endpoint import Endpoint, SilentError
+    from shipper.errors import ConfigError
+    from shipper.status import judge
+
+    endpoint: Endpoint | None = None
+    try:
+        endpoint = Endpoint.of_url(url) if url else Endpoint.of_file(path, os.environ)
+        status = ask(endpoint)
+    except ConfigError as error:
+        if url:
+            raise click.UsageError(str(error)) from error
+        return _down(path, str(error), as_json=as_json, brief=brief)
+    except SilentError as error:
+        return _down(path, str(error), as_json=as_json, brief=brief)
+    verdict = judge(status)
+    if as_json:
+        import msgspec
+
+        _print_json({**_verdict(verdict), **msgspec.to_builtins(status)})
+    elif brief:
+        click.echo(_brief(verdict))
+    else:
+        _show(status, verdict)
+    return 1 if brief and verdict.word != "OK" else 0
+
+
+def ask(endpoint: Endpoint) -> Status:
+    """Ask a daemon how it stands. Raises SilentError."""
+    import msgspec
+
+    from shipper.endpoint import SilentError
+    from shipper.status import Status
+
+    answer = endpoint.ask("/status")
+    try:
+        return msgspec.convert(answer.body, Status)
+    except msgspec.ValidationError as error:
+        raise SilentError(f"the daemon at {endpoint} is of another version: {error}") from error
+
+
+def _show(status: Status, verdict: Verdict) -> None:
+    from shipper.commands.marks import mark, painted, say
+    from shipper.display import visible
+    from shipper.units import counted, format_duration, format_size
+
+    config = status.config
+    state = "ok" if config.valid else "REFUSED"
+    config_text = f"config {state} (loaded {format_duration(config.loaded_seconds)} ago, sha {config.hash[:8] or '-'})"
+    tone = {"OK": "ok", "STARTING": "warn", "DEGRADED": "warn"}.get(verdict.word, "fail")
+    say(
+        f"shipper {status.version}  up {format_duration(status.uptime)}  {config_text}"
+        f"  VERDICT: {painted(verdict.word, tone)}"
+    )
+    for fault in status.faults:
+        say(f"{mark('fail')} {visible(fault)}")
+    for component, text in status.troubles.items():
+        say(f"{mark('warn')} {component} {visible(text)}")
+    if not config.valid:
+        say(f"{mark('warn')} {visible(config.detail)}")
+    width = max(map(len, (*status.sources, *status.sinks)), default=0)
+    for name, source in status.sources.items():
+        behind = f" ({format_duration(source.lag_seconds)})" if source.lag_bytes else ""
+        unreadable = f", {source.files_unreadable} unreadable" if source.files_unreadable else ""
+        well = source.state in {"ok", "starting"} and not source.files_unreadable
+        say(
+            f"{mark('ok' if well else 'warn')} source {name:<{width}}  {source.state:<9}"
+            f"  {counted(source.files_open, 'file')}{unreadable}  lag {format_size(source.lag_bytes)}{behind}"
+            f"  {counted(source.lines, 'line')} read"
+        )
+        if source.detail:
+            say(f"    {visible(source.detail)}")
+    for name, sink in status.sinks.items():
+        letters = status.waiting[name].dead_letters if name in status.waiting else 0
+        say(
+            f"{mark(_tone(sink, letters))} sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
+            f"  lag {format_duration(sink.oldest_seconds)}  backlog {format_size(sink.backlog_bytes)}"
+            f"  spill {format_size(sink.spill_bytes)} of {format_size(sink.spill_limit)}"
+            f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}"
+        )
+        for line in _trouble(sink):
+            say(f"    {visible(line)}")
+    for line in _left({name: item for name, item in status.waiting.items() if name not in status.sinks}):
+        say(f"{mark('warn')} {line}")
+    for cause, size in status.lost_bytes.items():
+        say(f"{mark('fail')} lost since the start: {format_size(size)} ({cause})")
+    for cause, lines in status.dropped_lines.items():
+        say(f"{mark('fail')} given up since the start: {counted(lines, 'line')} ({cause})")
+    say(f"next: {verdict.next}")
+
+
+def _tone(sink: SinkStatus, letters: int) -> str:
+    if sink.state in {"ok", "starting"}:
+        return "warn" if letters else "ok"
+    return "fail" if sink.state in {"parked", "failed"} else "warn"
+
+
+def _trouble(sink: SinkStatus) -> Iterator[str]:
+    """Say what is wrong with a sink, or, when it is well again, what was."""
+    from shipper.units import format_duration
+
+    if sink.state == "ok":
+        if sink.error and sink.error_seconds is not None:
+            yield f"last error {format_duration(sink.error_seconds)} ago: {sink.error}"
+        return
+    if sink.attempts:
+        soon = "" if sink.next_try is None else f", next try in {format_duration(sink.next_try)}"
+        yield f"{sink.detail}: ×{sink.attempts} in {format_duration(sink.since)}{soon}"  # noqa: RUF001 - meant: times
+    elif sink.detail:
+        yield sink.detail
+
+
+def _left(waiting: dict[str, Waiting]) -> Iterator[str]:
+    """Say what waits on disk for sinks that nothing delivers to."""
+    from shipper.units import counted, format_size
+
+    for name, item in waiting.items():
+        spill = f"spill {format_size(item.spill_bytes)}, at most {counted(item.spill_records, 'record')}"
+        yield f"{name}: {spill}; {counted(item.dead_letters, 'dead letter')}"
+
+
+def _down(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:
+    """Say that nobody answers, and what the state directory alone tells."""
+    from shipper.commands.marks import mark, painted, say
+    from shipper.errors import ConfigError, StateError
+    from shipper.loader import load
+    from shipper.status import StateSurvey, Verdict, holder
+
+    waiting: dict[str, Waiting] = {}
+    state_dir, trouble, next_step = None, "", f"shipper check --config {path}"
+    try:
+        state_dir = load(path, os.environ).state_dir
+        next_step = f"shipper run --config {path}"
+        waiting = StateSurvey(state_dir).waiting(time.time())
+    except ConfigError as error:
+        trouble = str(error)
+    except (OSError, StateError) as error:
+        trouble = f"the state in {state_dir} cannot be looked at: {getattr(error, 'strerror', None) or error}"
+    held = None if state_dir is None else holder(state_dir)
+    if held is not None:
+        who = f"process {held}" if held else "a process of another container"
+        trouble = f"{who} holds {state_dir}, so a daemon runs, but it does not answer"
+        next_step = "shipper doctor"
+    verdict = Verdict("DOWN", list(filter(None, (reason, trouble))), next_step)
+    if as_json:
+        import msgspec
+
+        _print_json({**_verdict(verdict), "state_dir": str(state_dir or ""), "waiting": msgspec.to_builtins(waiting)})
+    elif brief:
+        click.echo(_brief(verdict))
+    else:
+        say(f"VERDICT: {painted('DOWN', 'fail')}")
+        for text in verdict.reasons:
+            say(f"{mark('fail')} {text}")
+        if state_dir is not None and not trouble:
+            say(f"  state {state_dir}: {'' if waiting else 'nothing waits for any sink'}".rstrip())
+        for line in _left(waiting):
+            say(f"  {line}")
+        say(f"next: {verdict.next}")
+    return _UNAVAILABLE
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {"verdict": verdict.word, "reasons": verdict.reasons, "next": verdict.next}
+
+
+def _brief(verdict: Verdict) -> str:
+    text = "; ".join(verdict.reasons)
+    return " ".join("".join(c if c.isprintable() else " " for c in f"{verdict.word}: {text}").split()) if text else "OK"
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))

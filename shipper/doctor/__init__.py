@@ -1,0 +1,1 @@
+"""What ``shipper doctor`` looks at: one module per area, each giving rows; `shipper.doctor.row.CHECKS` lists them all."""

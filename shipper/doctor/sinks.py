@@ -1,0 +1,44 @@
+"""Checks of the sinks, as they examine themselves (`Sink.examine`) and as the canary proves them (`shipper.canary`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from shipper.canary import examine
+from shipper.doctor.host import present
+from shipper.doctor.row import Row
+from shipper.router import Router
+
+if TYPE_CHECKING:
+    from shipper.clock import Clock
+    from shipper.config import Config
+
+#: What a finding is about, by the word that the sink gives it; any other word is D79.
+IDS = {
+    "reachable": "D70", "open": "D70", "dns": "D70",
+    "tls": "D71",
+    "login": "D72",
+    "rights": "D73", "directory": "D73", "writable": "D73", "lock": "D73",
+    "table": "D74", "schema": "D74", "index": "D74", "group": "D74", "stream": "D74",
+    "limits": "D75", "space": "D75", "journal": "D75", "load_data": "D75", "quota": "D75",
+    "clock": "D76",
+    "write": "D77",
+    "read": "D78",
+}  # fmt: skip
+
+
+def rows(config: Config, clock: Clock, *, canary: bool) -> Iterator[Row]:
+    """Examine every sink in use, one after the other; ``canary`` also writes a test record to each.
+
+    A file of this machine that is not there yet gets none: it would belong to whoever runs the doctor, root mostly, and
+    the daemon could not write it.
+    """
+    for name in Router(config.active, config.routes).sinks:
+        section = config.sinks[name]
+        path = getattr(section, "path", None)
+        missing = isinstance(path, str) and path.startswith("/") and present(path) is None
+        for finding in examine(section, clock=clock, canary=canary and not missing):
+            fix = finding.fix if finding.verdict != "ok" else ""
+            identifier = IDS.get(finding.what, "D79")
+            yield Row(identifier, f"{name} {finding.what}", finding.verdict, finding.evidence, fix)

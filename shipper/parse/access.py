@@ -1,0 +1,75 @@
+"""Combined access-log lines of the common form, many cut at once."""
+
+from __future__ import annotations
+
+from operator import add
+from typing import Final, NamedTuple
+
+from shipper.parse.lines import severity_of_status
+from shipper.parse.times import Clocks
+
+_SPACE: Final = {" "}
+_EMPTY: Final = {""}
+_TWO: Final = {2}
+#: Quotes in a combined access-log line, and digits of a size that surely fits 64 bits.
+_QUOTES, _LONGEST = 6, 18
+_PROTOCOLS: Final = {f"HTTP/{version}": version for version in ("0.9", "1.0", "1.1", "2", "2.0", "3", "3.0")}
+_STATUSES: Final = {str(code): (code, severity_of_status(code)) for code in range(100, 600)}
+
+
+class Requests(NamedTuple):
+    """The fields of many lines as columns. ``codes`` are pairs of status and severity; sizes are texts of digits."""
+
+    clients: list[str]
+    users: list[str]
+    dates: list[str]
+    methods: list[str]
+    targets: list[str]
+    versions: list[str]
+    codes: list[tuple[int, int]]
+    sizes: list[str]
+    referers: list[str]
+    agents: list[str]
+
+
+def may_be_request(line: str) -> bool:
+    """Tell whether a line is worth cutting: cheap, and true of every line of the common form."""
+    return '] "' in line and line.count('"') == _QUOTES and "\\" not in line
+
+
+def cut(lines: list[str], clocks: Clocks) -> Requests | None:
+    """Cut lines of which `may_be_request` is true; ``None`` if one of them is not of the common form.
+
+    ``client ident user [date zone] "method target protocol" status size "referer" "agent"``
+    """
+    # Each line has six quotes and so gives seven pieces, the last of them empty: they stand at fixed places.
+    pieces = '"'.join(lines).split('"')
+    requests = pieces[1::7]
+    if {text.count(" ") for text in requests} != _TWO or set(pieces[4::7]) != _SPACE or any(pieces[6::7]):
+        return None
+    # The same once more with words. What must be a date, a status and empty would not be, were a line out of step.
+    heads, words, tails = (
+        "".join(pieces[0::7]).split(" "),
+        " ".join(requests).split(" "),
+        "".join(pieces[2::7]).split(" "),
+    )
+    count = len(lines)
+    if len(heads) != 5 * count + 1 or len(tails) != 3 * count + 1 or set(tails[0::3]) != _EMPTY:
+        return None
+    try:
+        codes = [_STATUSES[text] for text in tails[1::3]]
+        versions = [_PROTOCOLS[text] for text in words[2::3]]
+    except KeyError:
+        return None
+    sizes, targets, dates = tails[2::3], words[1::3], list(map(add, heads[3::5], heads[4::5]))
+    if (
+        not "".join(sizes).isdecimal()
+        or "" in sizes
+        or "" in targets
+        or max(map(len, sizes)) > _LONGEST
+        or any(clocks.access(date) is None for date in set(dates))
+    ):
+        return None
+    return Requests(
+        heads[0:-1:5], heads[2::5], dates, words[0::3], targets, versions, codes, sizes, pieces[3::7], pieces[5::7]
+    )
