@@ -172,6 +172,18 @@ def to_mariadb(bench: Bench) -> None:
         bench.add(Figure("rate against LOAD DATA INFILE", share, "times", 0.9, at_least=True, note=note))
 
 
+def to_otlp(bench: Bench) -> None:
+    """Against a receiver that takes everything and keeps nothing, in a process of its own."""
+    nothing, _ = bench.costs(lambda: {"type": "blackhole"})
+    with discarding("otlp_server") as url:
+        ratio, runs = bench.costs(lambda: {"type": "otlp", "endpoint": url})
+    note = f"{rate(bench, runs):,.0f} lines/s"
+    bench.add(
+        Figure("Docker log to OTLP, on top of reading and parsing: CPU", ratio - nothing, "yardsticks", 3, note=note)
+    )
+    bench.add(Figure("Docker log to OTLP: resident memory, peak", peak(runs), "MiB", 64))
+
+
 def memory_over_an_outage(bench: Bench) -> None:
     """The sink is away from the start; the peak while the whole log waits, and the growth from second 5 on."""
     with bench.daemon(bench.log(bench.lines), {"type": "mysql", "host": "127.0.0.1", "port": 1, **ACCESS}) as daemon:
@@ -273,6 +285,7 @@ JOBS = (
     to_sqlite,
     memory_over_file_size,
     to_mariadb,
+    to_otlp,
     memory_over_an_outage,
     idle_files,
     start_to_first_line,
@@ -320,6 +333,18 @@ def mariadb() -> Iterator[Database]:
     """A server with default settings and a database on it."""
     with MariaDB() as server:
         yield Database(LogsDatabase(server))
+
+
+@contextmanager
+def discarding(module: str) -> Iterator[str]:
+    """The URL of a stand-in of `shipper.testing` that takes everything and keeps nothing."""
+    command = [sys.executable, "-m", f"shipper.testing.{module}", "--discard"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def rate(bench: Bench, runs: list[Usage]) -> float:

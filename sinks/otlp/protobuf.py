@@ -18,6 +18,8 @@ from itertools import chain, islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import msgspec
+
 from sinks.otlp import values
 
 if TYPE_CHECKING:
@@ -26,9 +28,12 @@ if TYPE_CHECKING:
     from shipper.record import Batch, Resource
 
 _MAX_KEYS = 1_024  # keys whose heads are kept; beyond it they are dropped, which bounds memory
+_MAX_TEXTS = 8_192  # values whose fields are kept, of all keys together
 _MAX_SHORT = 256  # texts of fewer bytes have their heads kept
 _times = struct.Struct("<BQBQ").pack
 _double = struct.Struct("<d").pack
+_packed = msgspec.msgpack.Encoder().encode
+_SAMPLE = 64  # values of a column that say whether it is worth looking for equal ones
 _WIRE = {0: "varint", 1: "fixed64", 2: "bytes", 5: "fixed32"}
 
 
@@ -121,7 +126,7 @@ class Pairs:
     """Encodes the pairs of many objects at once, as KeyValue fields with ``tag``.
 
     Objects with the same keys in the same order are one table, whose columns mostly hold one type each: a column of
-    texts costs two list comprehensions, one of few distinct values a lookup each.
+    texts costs a few list comprehensions, one of few distinct values a lookup each.
     """
 
     def __init__(self, tag: int, *, names: Callable[[str], str], inner: Pairs | None = None) -> None:
@@ -130,6 +135,7 @@ class Pairs:
         self._names = names
         self._inner = inner or self
         self._heads: dict[str, _Heads] = {}
+        self._kept = 0
 
     def encode(self, objects: Sequence[dict[str, Any]], depth: int = 1) -> list[bytes]:
         """Give the fields of each object, one behind the other; ``depth`` is that of their values."""
@@ -140,25 +146,38 @@ class Pairs:
                 shapes.setdefault(tuple(one), []).append(index)
         for shape, indexes in shapes.items():
             alike = [objects[index] for index in indexes]
-            columns = [self._column(key, list(map(itemgetter(key), alike)), depth) for key in shape]
+            columns = [self._column(key, alike, depth) for key in shape]
             for index, row in zip(indexes, map(b"".join, zip(*columns, strict=True)), strict=True):
                 rows[index] = row
         return rows
 
-    def _column(self, key: str, column: Sequence[Any], depth: int) -> list[bytes]:
-        distinct = _few(column)
-        if distinct:
-            known = dict(zip(distinct, self._column_of(key, distinct, depth), strict=True))
-            return [known[value] for value in column]
-        return self._column_of(key, column, depth)
-
-    def _column_of(self, key: str, column: Sequence[Any], depth: int) -> list[bytes]:
+    def _column(self, key: str, alike: Sequence[dict[str, Any]], depth: int) -> list[bytes]:
+        """Give the field that each of these objects has for a key of theirs."""
         heads = self._heads.get(key)
         if heads is None:
             if len(self._heads) >= _MAX_KEYS:
                 self._heads.clear()
             heads = self._heads[key] = _Heads(self._tag, self._names(key))
-        return [heads[len(value)] + value for value in self._values(column, depth)]
+        try:
+            return list(map(heads.known.__getitem__, map(itemgetter(key), alike)))
+        except (KeyError, TypeError):  # a text not met before, or no text
+            column = list(map(itemgetter(key), alike))
+        keys, distinct = _few(column)
+        if not distinct:
+            return [heads[len(value)] + value for value in self._values(column, depth)]
+        encoded = self._values(list(distinct.values()), depth)
+        known = {value: heads[len(data)] + data for value, data in zip(distinct, encoded, strict=True)}
+        if type(column[0]) is str:
+            self._keep(heads, known)
+        return list(map(known.__getitem__, keys))
+
+    def _keep(self, heads: _Heads, known: dict[str, bytes]) -> None:
+        if self._kept + len(known) > _MAX_TEXTS:
+            self._kept = 0
+            for one in self._heads.values():
+                one.known.clear()
+        heads.known.update((text, field) for text, field in known.items() if len(field) < _MAX_SHORT)
+        self._kept += len(known)
 
     def _values(self, column: Sequence[Any], depth: int) -> list[bytes]:
         """Encode the fields of one AnyValue each; ``depth`` counts the lists and objects around them, and one."""
@@ -177,10 +196,10 @@ class Pairs:
         return [self._value(value, depth) for value in column]
 
     def _items(self, column: list[Any], depth: int) -> list[bytes]:
-        distinct = _few(column)
+        keys, distinct = _few(column)
         if distinct:
-            known = dict(zip(distinct, _all_sized(b"\x0a", self._values(distinct, depth)), strict=True))
-            return [known[value] for value in column]
+            known = dict(zip(distinct, _all_sized(b"\x0a", self._values(list(distinct.values()), depth)), strict=True))
+            return [known[value] for value in keys]
         return _all_sized(b"\x0a", self._values(column, depth))
 
     def _value(self, value: Any, depth: int) -> bytes:
@@ -205,9 +224,13 @@ class Pairs:
 
 
 class _Heads(dict[int, bytes]):
-    """What stands in front of the value of a pair, by the length of the value, for one key."""
+    """What stands in front of the value of a pair, by the length of the value, for one key.
+
+    ``known`` has the whole field of texts that were met often. Only texts: nothing else is equal to one.
+    """
 
     def __init__(self, tag: int, key: str) -> None:
+        self.known: dict[str, bytes] = {}
         self._tag = tag
         self._name = message(0x0A, _utf8(key)) + b"\x12"
 
@@ -219,17 +242,33 @@ class _Heads(dict[int, bytes]):
         return head
 
 
-_SCALARS = {str, int, bool}  # not float: 0.0 and -0.0 are one key of a dict
+#: Not float: 0.0 and -0.0 are one key of a dict.
+_HASHED = {str, int, bool}
 
 
-def _few(column: Sequence[Any]) -> list[Any]:
-    """Give the distinct values of a column if they are few enough to be worth looking up, or nothing."""
+def _few(column: Sequence[Any]) -> tuple[Sequence[Any], dict[Any, Any]]:
+    """Give a key for each value, and the distinct values by key if they are few enough to be worth looking up.
+
+    Only values of one type are compared, because 1 and True are one key of a dict. Lists and objects are compared as
+    MessagePack, which tells all types apart.
+    """
     kinds = set(map(type, column))
-    if len(kinds) == 1 and kinds <= _SCALARS:  # of one type: 1 and True are one key too
-        distinct = set(column)
-        if 2 * len(distinct) <= len(column):
-            return list(distinct)
-    return []
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind in _HASHED:
+        keys: Sequence[Any] = column
+        if 2 * len(set(column[:_SAMPLE])) > len(column[:_SAMPLE]):
+            return keys, {}
+    elif kind is list or kind is dict:
+        try:
+            if 2 * len(set(map(_packed, column[:_SAMPLE]))) > len(column[:_SAMPLE]):
+                return column, {}
+            keys = list(map(_packed, column))
+        except (ValueError, TypeError, OverflowError, RecursionError):  # what MessagePack does not hold
+            return column, {}
+    else:
+        return column, {}
+    distinct = dict(zip(keys, column, strict=True))
+    return keys, distinct if 2 * len(distinct) <= len(column) else {}
 
 
 def _all_sized(tag: bytes, parts: list[bytes]) -> list[bytes]:

@@ -232,6 +232,7 @@ def test_unparsed_batch_has_the_line_as_body_and_its_level_if_known(server: Otlp
 
 def test_caches_are_bounded(server: OtlpServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protobuf, "_MAX_KEYS", 8)
+    monkeypatch.setattr(protobuf, "_MAX_TEXTS", 16)
     monkeypatch.setattr(values, "_MAX_RESOURCES", 8)
     resources = [Resource("docker", {"container.name": str(index)}) for index in range(30)]
     batch = make_batch([str(i) for i in range(30)], resource=resources, attributes=[{f"k{i}": "v"} for i in range(30)])
@@ -244,6 +245,12 @@ def test_caches_are_bounded(server: OtlpServer, monkeypatch: pytest.MonkeyPatch)
         assert len(sink._encoder._resources) <= 9
         if isinstance(sink._encoder, protobuf.Encoder):
             assert len(sink._encoder._pairs._heads) <= 8
+            for word in "abcdefgh":
+                texts = make_batch(["x"] * 8, attributes=[{"k": f"{word}{index % 4}"} for index in range(8)])
+                server.received.clear()
+                sink.write(texts)
+                assert [one.attributes["k"] for one in server.received] == [f"{word}{index % 4}" for index in range(8)]
+                assert sum(len(heads.known) for heads in sink._encoder._pairs._heads.values()) <= 16
 
 
 # The request
