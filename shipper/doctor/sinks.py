@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from shipper.canary import examine
-from shipper.doctor.host import present
 from shipper.doctor.row import Row
 from shipper.router import Router
 
@@ -29,16 +28,9 @@ IDS = {
 
 
 def rows(config: Config, clock: Clock, *, canary: bool) -> Iterator[Row]:
-    """Examine every sink in use, one after the other; ``canary`` also writes a test record to each.
-
-    A file of this machine that is not there yet gets none: it would belong to whoever runs the doctor, root mostly, and
-    the daemon could not write it.
-    """
+    """Examine every sink in use, one after the other; ``canary`` also writes a test record to each."""
     for name in Router(config.active, config.routes).sinks:
-        section = config.sinks[name]
-        path = getattr(section, "path", None)
-        missing = isinstance(path, str) and path.startswith("/") and present(path) is None
-        for finding in examine(section, clock=clock, canary=canary and not missing):
+        for finding in examine(config.sinks[name], clock=clock, canary=canary):
             fix = finding.fix if finding.verdict != "ok" else ""
             identifier = IDS.get(finding.what, "D79")
             yield Row(identifier, f"{name} {finding.what}", finding.verdict, finding.evidence, fix)

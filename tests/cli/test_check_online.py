@@ -36,7 +36,16 @@ def canaries(path: Path) -> int:
         return int(rows.fetchone()[0])
 
 
+def test_a_database_that_is_not_there_yet_is_left_for_the_daemon_to_make(run: Run, tmp_path: Path) -> None:
+    """Made here it would belong to root, who asks, and the daemon could not write to it."""
+    done = run("check", "--online")
+    assert done.returncode == 0, done.stderr
+    assert "the daemon makes it, so no canary was written" in done.stdout
+    assert not (tmp_path / "good.db").exists()
+
+
 def test_sink_in_use_is_examined_and_takes_a_canary(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "good.db").touch()
     done = run("check", "--online")
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("√ good: ") for line in done.stdout.splitlines())
