@@ -14,10 +14,10 @@ ARGS :=
 WORKERS := 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs format clean
+.PHONY: help demo test check bench docs format clean install uninstall
 
 help: ## List these commands.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(BASE) ## Ship the sample logs into an SQLite database and show them, within a minute.
 	@$(BIN)/shipper demo
@@ -45,6 +45,12 @@ docs: $(BASE) ## Write docs/reference/ and man/ anew from the code.
 format: $(DEVELOPMENT) ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+install: ## Install the program and its systemd service; DESTDIR, PREFIX, EXTRAS and PYTHON are honoured.
+	@sh systemd/install.sh install
+
+uninstall: ## Remove what install installed; keep what was changed since, and the state.
+	@sh systemd/install.sh uninstall
 
 clean: ## Remove .venv, caches and build results.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

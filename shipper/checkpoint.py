@@ -115,7 +115,7 @@ class Checkpoint:
             self._lock = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(
-                f"cannot use the state directory {state_dir}: {error.strerror}. Give the daemon's user the right to"
+                f"cannot use the state directory {state_dir}: {error.strerror}. Give user id {os.geteuid()} the right to"
                 " write there, or set state_dir to another directory."
             ) from error
         try:

@@ -12,6 +12,7 @@ sink it was spilled for, whether that still gets records, is out of use, or was 
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import hashlib
 import os
@@ -30,6 +31,7 @@ from shipper.health import Health
 from shipper.loader import load
 from shipper.logs import get_logger
 from shipper.metrics import Metrics
+from shipper.notify import Supervisor
 from shipper.pipeline import Parts, Pipeline, pending_spills
 from shipper.status import ConfigStatus, StateSurvey, Status
 
@@ -61,6 +63,7 @@ class Daemon:
         self._clock = SystemClock()
         self._metrics = Metrics()
         self._health = Health(self._clock)
+        self._supervisor = Supervisor(self._health, self._clock, os.environ, pid=os.getpid())
         self._signals: list[int] = []
         self._event = threading.Event()
         self._http: HttpServer | None = None
@@ -74,6 +77,9 @@ class Daemon:
         # Batches are large, acyclic and short-lived: frequent collections would only walk them.
         gc.set_threshold(100_000, 50, 100)
         _raise_file_limit()
+        if self._supervisor.watched:
+            # The watchdog's SIGABRT then writes where every thread stood.
+            faulthandler.enable()
         parts = self._parts = Parts.build(self._config)
         self._install_signals()
         if self._config.http.enabled and not self._once:
@@ -94,14 +100,17 @@ class Daemon:
             while True:
                 signum = self._next_signal(pipeline)
                 if signum == signal.SIGHUP:
+                    self._supervisor.reloading()
                     pipeline = self._reload(pipeline)
+                    self._supervisor.reloaded()
                     continue
                 break
             failed = not self._health.alive()
             if signum:
                 log.info("stopping", signal=signal.Signals(signum).name, seconds=self._config.shutdown_timeout)
             left = pipeline.leftovers() if self._once and not signum else 0
-            pipeline.stop(self._config.shutdown_timeout, now=self._second_signal)
+            self._supervisor.stopping(self._config.shutdown_timeout)
+            pipeline.stop(self._config.shutdown_timeout, now=self._told_to_stop)
         finally:
             if self._http is not None:
                 self._http.stop()
@@ -184,7 +193,7 @@ class Daemon:
             return pipeline
         old, was = self._config, self._parts
         log.info("reloading", config=str(path))
-        pipeline.stop(min(RELOAD_DRAIN, old.shutdown_timeout), now=self._second_signal)
+        pipeline.stop(min(RELOAD_DRAIN, old.shutdown_timeout), now=self._told_to_stop)
         parts = parts.with_draining()
         for name in was.running.keys() | old.sinks.keys():
             self._health.remove(f"sink:{name}")
@@ -219,7 +228,7 @@ class Daemon:
         fresh = {name: parts.section(name) for name in parts.sinks if running.get(name) != parts.section(name)}
         if not fresh:
             return True
-        found = prove_all(fresh, clock=self._clock, interrupted=self._second_signal)
+        found = prove_all(fresh, clock=self._clock, interrupted=self._told_to_stop)
         if found is None:
             return False
         faults: list[str] = []
@@ -256,10 +265,11 @@ class Daemon:
                 return self._take_signal()
             if pipeline.finished.is_set():
                 return 0
+            self._supervisor.tick()
             self._event.clear()
             if not self._signals:
                 # A timeout, because the pipeline's end does not set our event.
-                self._event.wait(0.02 if self._once else 1.0)
+                self._event.wait(0.02 if self._once else self._supervisor.pause)
 
     def _take_signal(self) -> int:
         """Take one signal: an end before a reload, and any number of reloads as one."""
@@ -270,7 +280,9 @@ class Daemon:
             self._signals.remove(signal.SIGHUP)
         return signum
 
-    def _second_signal(self) -> bool:
+    def _told_to_stop(self) -> bool:
+        """Tell whether a signal to end has come. Asked in every long wait of the main thread, which so goes round."""
+        self._supervisor.tick()
         return any(signum != signal.SIGHUP for signum in self._signals)
 
 

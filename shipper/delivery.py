@@ -17,6 +17,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
@@ -25,6 +26,8 @@ from shipper.record import Batch
 from shipper.retry import backoff
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from shipper.buffer import Buffer
     from shipper.clock import Clock
     from shipper.deadletter import DeadLetters
@@ -120,9 +123,10 @@ class Delivery:
         try:
             self._ensure_open()
             while not self._stop.is_set():
-                batches = self.buffer.peek(
-                    records=self.sink.limits.records, size=self.sink.limits.bytes, timeout=3600.0
-                )
+                with self._outside():
+                    batches = self.buffer.peek(
+                        records=self.sink.limits.records, size=self.sink.limits.bytes, timeout=3600.0
+                    )
                 if not batches:
                     if self._draining.is_set() and self.buffer.empty():
                         break
@@ -135,7 +139,17 @@ class Delivery:
             self._health.report(self._component, "failed", _bug(error))
             self.failing_since = self.failing_since or self._clock.monotonic()
         finally:
+            self._health.rest(self._component)
             self.sink.close()
+
+    @contextmanager
+    def _outside(self) -> Iterator[None]:
+        """Mark what may take as long as it likes: the sink's own calls and waiting. Everything else must go on."""
+        self._health.rest(self._component)
+        try:
+            yield
+        finally:
+            self._health.beat(self._component)
 
     def _deliver(self, batches: list[Batch]) -> None:
         """Deliver and ack what was peeked; returns when every record is taken or dead-lettered."""
@@ -162,7 +176,8 @@ class Delivery:
         while True:
             try:
                 self._ensure_open()
-                self.sink.write(batch)
+                with self._outside():
+                    self.sink.write(batch)
             except PartialError as error:
                 return self._write_rest(batch, error, rejected)
             except RetryableError as error:
@@ -242,7 +257,8 @@ class Delivery:
         while not self._open:
             self._check_stop()
             try:
-                self.sink.open()
+                with self._outside():
+                    self.sink.open()
             except RetryableError as error:
                 error.maybe_taken = False  # whatever became of the request: opening stores no record
                 self._failed(error)
@@ -304,7 +320,8 @@ class Delivery:
         if self._attempt > 1:
             self._make_safe()
         self.retry_at = self._clock.monotonic() + delay
-        self._clock.wait(self._stop, delay)
+        with self._outside():
+            self._clock.wait(self._stop, delay)
         self.retry_at = None
         self._check_stop()
 

@@ -17,7 +17,7 @@ from shipper.clock import Clock, SystemClock
 State = Literal["ok", "starting", "retrying", "throttled", "parked", "failed"]
 STATES: tuple[State, ...] = get_args(State)
 
-#: Seconds without a beat after which the reader counts as stuck. A round takes milliseconds; a full disk or a
+#: Seconds without a beat after which a loop counts as stuck. A round takes milliseconds; a full disk or a
 #: dying file system can hold one for long, and then a restart may help.
 SILENCE = 60.0
 READER = "reader"
@@ -57,9 +57,19 @@ class Health:
             self._beats.pop(component, None)
 
     def beat(self, component: str = READER) -> None:
-        """Say that a loop has gone round once more. A component that has beaten once must go on beating."""
+        """Say that a loop has gone round once more. It must go on beating until it rests."""
         with self._lock:
             self._beats[component] = self._clock.monotonic()
+
+    def rest(self, component: str = READER) -> None:
+        """Say that a loop has ended, or waits for something that is not ours; its silence is no fault until it beats."""
+        with self._lock:
+            self._beats.pop(component, None)
+
+    def has_beaten(self, component: str = READER) -> bool:
+        """Tell whether a loop has gone round and does not rest."""
+        with self._lock:
+            return component in self._beats
 
     def state(self, component: str) -> State | None:
         """Give a component's state, or None when it never reported."""
@@ -67,9 +77,9 @@ class Health:
             known = self._components.get(component)
         return None if known is None else known.state
 
-    def alive(self) -> bool:
-        """Tell whether a restart could not help: nothing failed and every loop has gone round within 60 s."""
-        return not self._faults()
+    def alive(self, *, silence: float = SILENCE) -> bool:
+        """Tell whether a restart could not help: nothing failed and every loop has gone round within ``silence`` s."""
+        return not self._faults(silence)
 
     def ready(self) -> bool:
         """Tell whether the daemon is alive and every sink takes what it is given."""
@@ -103,7 +113,17 @@ class Health:
             },
         }
 
-    def _faults(self) -> list[str]:
+    def summary(self) -> str:
+        """Say in one line which state every component is in, and first why those are not ``ok`` that are not."""
+        with self._lock:
+            components = sorted(self._components.items())
+        parts = [
+            f"{name} {item.state}: {item.detail}" if item.detail else f"{name} {item.state}"
+            for name, item in sorted(components, key=lambda pair: pair[1].state == "ok")
+        ]
+        return " ".join("; ".join(parts).split())
+
+    def _faults(self, silence: float = SILENCE) -> list[str]:
         now = self._clock.monotonic()
         with self._lock:
             faults = [
@@ -114,6 +134,6 @@ class Health:
             faults += [
                 f"{name} has not gone round for {now - beat:.0f} s"
                 for name, beat in sorted(self._beats.items())
-                if now - beat > SILENCE
+                if now - beat > silence
             ]
         return faults

@@ -1,8 +1,9 @@
 """Loads the configuration: YAML to checked, typed sections, with every problem of the file told at once.
 
 Relative paths in the file are relative to the directory of the file, so that a daemon started anywhere and a
-``shipper check`` in a terminal mean the same files. Secret files must be there for the sinks in use only, so that the
-sinks of a later phase can stand in the file already. Root keys beginning with ``x-`` are free, for YAML anchors.
+``shipper check`` in a terminal mean the same files; a secret file is first looked for among the credentials that
+systemd loaded. Secret files must be there for the sinks in use only, so that the sinks of a later phase can stand in
+the file already. Root keys beginning with ``x-`` are free, for YAML anchors.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ _PATH_FIELD = re.compile(r"(?:.*_)?(?:file|path|dir|directory)")
 _MAX_FILE = 4 << 20
 
 
-def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Config:
-    """Read, check and convert the file. Raises ConfigError with every problem, in the order of the file."""
+def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, secrets: bool = True) -> Config:
+    """Read, check and convert the file; without ``secrets``, do not look whether the secret files are there.
+
+    Raises ConfigError with every problem, in the order of the file.
+    """
     shown = os.fspath(path)
     try:
         with Path(path).open("rb") as file:
@@ -49,16 +53,16 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Config:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
         raise ConfigError(f"E-CFG-FILE {shown}:{line}:{column} not UTF-8 text; save the file as UTF-8") from error
-    return loads(text, environ, path=Path(path))
+    return loads(text, environ, path=Path(path), secrets=secrets)
 
 
-def loads(text: str, environ: Mapping[str, str], *, path: Path = Path("shipper.yaml")) -> Config:
-    """Check and convert the text of a configuration; ``path`` names it and anchors relative paths."""
+def loads(text: str, environ: Mapping[str, str], *, path: Path = Path("shipper.yaml"), secrets: bool = True) -> Config:
+    """Check and convert the text of a configuration; ``path`` names it and anchors relative paths. See `load`."""
     problems = Problems(str(path))
     root = parse(text, environ, problems)
     config = None
     if root is not None:
-        config = _Loading(root, environ, path, problems).config()
+        config = _Loading(root, environ, path, problems, secrets=secrets).config()
     elif not problems:
         problems.add("E-CFG-MISSING", (1, 1), "the file is empty; it needs at least one source and one sink")
     if problems or config is None:
@@ -69,12 +73,15 @@ def loads(text: str, environ: Mapping[str, str], *, path: Path = Path("shipper.y
 class _Loading:
     """One load of one file."""
 
-    def __init__(self, root: Node, environ: Mapping[str, str], path: Path, problems: Problems) -> None:
+    def __init__(
+        self, root: Node, environ: Mapping[str, str], path: Path, problems: Problems, *, secrets: bool
+    ) -> None:
         self._root = root
         self._environ = environ
         self._path = path
         self._base = path.absolute().parent
         self._problems = problems
+        self._secrets = secrets
 
     def config(self) -> Config | None:
         if not isinstance(self._root.value, dict):
@@ -172,7 +179,7 @@ class _Loading:
             return None
         made = self._anchored(made, section)
         kind, _, name = where.partition(".")
-        if kind != "sinks" or name in self._used():
+        if self._secrets and (kind != "sinks" or name in self._used()):
             self._secret_files(made, section, where)
         if where.startswith("transforms."):
             try:
@@ -194,7 +201,9 @@ class _Loading:
             if not marked and not globs and not _PATH_FIELD.fullmatch(field.name):
                 continue
             value = getattr(made, field.name)
-            if isinstance(value, list | tuple):
+            if credential := self._credential(field.name, value):
+                changes[field.name] = credential
+            elif isinstance(value, list | tuple):
                 # An exclude that begins with * is about names anywhere, not about a place.
                 anywhere = "*" if field.name == "exclude" else "\0"
                 changes[field.name] = type(value)(
@@ -203,6 +212,22 @@ class _Loading:
             elif isinstance(value, str | Path):
                 changes[field.name] = self._absolute(value)
         return msgspec.structs.replace(made, **changes) if changes else made
+
+    def _credential(self, field: str, value: Any) -> str:
+        """Give the place of a secret that systemd loaded for us, named by a relative path; "" when it is none.
+
+        systemd reads files as root and shows the service copies in one flat directory. What LoadCredential=ID:FILE
+        loads is named ID, what LoadCredential=ID:DIRECTORY loads is named ID_FILE: so a secret that the configuration
+        calls ``ID`` or ``ID/FILE`` is found there, and beside the configuration when no service is running.
+        """
+        given = self._environ.get("CREDENTIALS_DIRECTORY")
+        if not given or not field.endswith("_file") or not is_secret(field.removesuffix("_file")):
+            return ""
+        if not isinstance(value, str) or not value or value.startswith("/"):
+            return ""
+        path = os.path.join(given, os.path.normpath(value).replace("/", "_"))  # noqa: PTH118 - with isfile
+        # Unlike Path.is_file: false, too, where we may not look.
+        return path if os.path.isfile(path) else ""  # noqa: PTH113
 
     def _absolute(self, value: Any) -> Any:
         text = str(value)

@@ -56,6 +56,7 @@ log = get_logger("pipeline")
 
 #: Seconds between saves of the checkpoint: the most that is delivered again after a kill.
 SAVE_INTERVAL = 1.0
+KEEPER = "keeper"
 #: Seconds without an ack after which a full buffer no longer counts as merely busy.
 STUCK = 2.0
 #: Seconds a sink may fail before ``--once`` gives up on it.
@@ -232,6 +233,7 @@ class Pipeline:
                     break
                 self._clock.wait(self._wake, self._pause())
             self._rescue()
+            self._health.rest()
         except BaseException as error:
             log.error("the reader ended by a fault of our own; restart the daemon", exc_info=True)
             self._health.report("reader", "failed", f"{type(error).__name__}: {error}")
@@ -249,6 +251,7 @@ class Pipeline:
         try:
             for batch in feed.source.poll(self._accept):
                 self._process(feed, batch)
+                self._health.beat()
                 if self._stopping.is_set():
                     break
         except (OSError, SourceError) as error:
@@ -375,6 +378,7 @@ class Pipeline:
             if feed.opened:
                 for batch in feed.source.rescue(self._accept_last):
                     self._process(feed, batch)
+                    self._health.beat()
 
     def _is_done(self) -> bool:
         """For ``--once``: everything is delivered, or all that is not has been failing for too long."""
@@ -461,7 +465,9 @@ class Pipeline:
 
     def _keep(self) -> None:
         while not self._clock.wait(self._kept, SAVE_INTERVAL):
+            self._health.beat(KEEPER)
             self.save()
+        self._health.rest(KEEPER)
 
     def save(self) -> None:
         """Save the checkpoint and refresh the gauges."""

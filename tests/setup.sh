@@ -1,7 +1,9 @@
 #!/bin/sh
 # Prepare this machine. Installs nothing that is there already; as another user than root it only says what to do.
 #
-#   tests/setup.sh              the servers that tests start themselves: MariaDB, a Docker engine, a static busybox
+#   tests/setup.sh              the servers that tests start themselves: MariaDB, a Docker engine, a static busybox,
+#                               systemd's containers, and the Debian tree that such containers run
+#   tests/setup.sh tree         that tree alone
 #   tests/setup.sh venv DIR     a virtual environment with the first Python 3.11 or later that is found
 set -eu
 
@@ -46,6 +48,42 @@ make_venv() {
     "$python" -m venv "$1"
 }
 
+# The Debian that tests boot, run commands in, or make an image of. They never write into it: each lays an overlay over
+# it. Its file .packages is the last thing that is made: a tree without it, or with another list, is made anew.
+tree=/var/cache/shipper-tests/debian-bookworm
+tree_packages=systemd,systemd-sysv,dbus,python3,python3-venv,procps
+
+make_tree() {
+    [ "$(cat "$tree/.packages" 2>/dev/null)" = "$tree_packages" ] && return
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "no Debian tree in $tree: the tests that need one are skipped; as root, $0 makes it" >&2
+        return
+    fi
+    echo "making a Debian tree in $tree: a minute"
+    mkdir -p "${tree%/*}"
+    new=$(mktemp -d "$tree.XXXXXX")
+    # What debootstrap has mounted there, if it was interrupted, is not ours to delete.
+    trap 'rm -rf --one-file-system "$new" "$new.log"' EXIT
+    trap 'exit 1' HUP INT TERM
+    if ! debootstrap --variant=minbase --include="$tree_packages" bookworm "$new" </dev/null >"$new.log" 2>&1; then
+        tail -n 20 "$new.log" >&2
+        echo "could not make $tree: the lines above are debootstrap's own" >&2
+        return 1
+    fi
+    rm -rf "$new"/var/cache/apt/* "$new"/var/lib/apt/lists/*
+    chmod 755 "$new" # mktemp gave it to root alone
+    echo "$tree_packages" >"$new/.packages"
+    # A rename over a directory that is not empty fails: the old one, if any, steps aside first.
+    [ ! -e "$tree" ] || mv -T "$tree" "$new.old"
+    mv -T "$new" "$tree"
+    rm -rf "$new.old"
+}
+
+if [ "${1:-}" = tree ]; then
+    make_tree
+    exit
+fi
+
 if [ "${1:-}" = venv ]; then
     make_venv "$2"
     exit
@@ -56,7 +94,8 @@ missing=""
 if ! has mariadbd || ! has mariadb-install-db; then missing="$missing mariadb-server-core mariadb-client-core"; fi
 if ! has dockerd || ! has docker; then missing="$missing docker.io iptables"; fi
 if ! has busybox || ldd "$(command -v busybox)" >/dev/null 2>&1; then missing="$missing busybox-static"; fi
-[ -z "$missing" ] && exit
+if ! has systemd-nspawn; then missing="$missing systemd-container"; fi
+if ! has debootstrap; then missing="$missing debootstrap debian-archive-keyring"; fi
 # A machine of one's own may lack them: then their tests are skipped with a reason. In CI that would hide a fault.
 # shellcheck disable=SC2086 # a list of package names
-install_packages $missing || [ "${CI:-}" != true ]
+{ [ -z "$missing" ] || install_packages $missing; } && sh "$0" tree || [ "${CI:-}" != true ]

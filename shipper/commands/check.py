@@ -19,21 +19,27 @@ if TYPE_CHECKING:
 @config_option("The configuration file.", show_envvar=True)
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing when the configuration is fine.")
 @click.option("--online", is_flag=True, help="Also look at the sinks in use, and write a test record to each.")
+@click.option("--offline", is_flag=True, help="Look at nothing but the file: its secret files may be missing.")
 @click.option("--sink", "sinks", metavar="NAME", multiple=True, help="With --online: only this sink, in use or not.")
 @click.option("--no-canary", is_flag=True, help="With --online: write no test record.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="With --online.")
-def command(*, path: Path, quiet: bool, online: bool, sinks: tuple[str, ...], no_canary: bool, output: str) -> int:
+def command(
+    *, path: Path, quiet: bool, online: bool, offline: bool, sinks: tuple[str, ...], no_canary: bool, output: str
+) -> int:
     """Check a configuration, without running it.
 
     Tells every problem of the file at once, with its line and column, and exits with 78. Static unless --online:
-    nothing is opened but the file itself and the secret files it names. Online every sink in use is examined, a test
+    nothing is opened but the file itself and the secret files it names, with --offline not even these: for whoever
+    may not read them, as the command that systemd runs before a reload. Online every sink in use is examined, a test
     record is written to it and, where that can be, read back; exit 1 when a fault is found.
     """
     if not online and (sinks or no_canary or output != "text"):
         raise click.UsageError("--sink, --no-canary and -o belong to --online")
+    if online and offline:
+        raise click.UsageError("--online and --offline: give one of them")
     from shipper.loader import load
 
-    config = load(path, os.environ)
+    config = load(path, os.environ, secrets=not offline)
     if not online:
         if not quiet:
             click.echo(f"{path}: fine: {summary(config)}")

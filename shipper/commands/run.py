@@ -25,6 +25,9 @@ def command(path: Path, *, once: bool) -> None:
     """
     # Until the daemon has handlers of its own, a reload that comes early must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if os.getpid() == 1:
+        # The first process of a container: the kernel ignores an end that comes early, unless there is a handler.
+        signal.signal(signal.SIGTERM, _end_at_once)
 
     from shipper.daemon import Daemon
     from shipper.loader import load
@@ -40,3 +43,8 @@ def command(path: Path, *, once: bool) -> None:
         sys.exit(Daemon(config, once=once).run())
     finally:
         log.close()
+
+
+def _end_at_once(_signum: int, _frame: object) -> None:
+    """End a daemon that has not begun: nothing was read yet."""
+    sys.exit(0)

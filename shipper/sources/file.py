@@ -9,6 +9,7 @@ the globs: what was rotated while the daemon was away is history that nobody has
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -227,6 +228,8 @@ class FileSource(TailSource):
 
     def _expand(self, pattern: str) -> list[str]:
         """Give the files that a glob names; a directory is only listed again when it changed."""
+        if not self._may_look(_fixed(pattern)):
+            return []
         if not glob.has_magic(pattern):
             return [pattern] if os.path.isfile(pattern) else []
         directory, name = os.path.split(pattern)
@@ -244,6 +247,21 @@ class FileSource(TailSource):
             if self._watch is not None:
                 self._watch.add(directory or ".", recursive=False)
         return known[1]
+
+    def _may_look(self, directory: str) -> bool:
+        """Tell whether a directory is there and ours to list and enter; report it when only the right is missing."""
+        if os.access(directory, os.R_OK | os.X_OK):
+            self._unreadable.pop(directory, None)
+            return True
+        try:
+            os.stat(directory)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            self._report(directory, error)
+        else:
+            self._report(directory, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+        return False
 
     def _list(self, directory: str) -> dict[str, tuple[tuple[str, int], ...]]:
         """Give a directory's files with their inodes, by the log they belong to."""
@@ -273,6 +291,14 @@ class FileSource(TailSource):
             {base: tuple(sorted(files)) for base, files in groups.items()},
         )
         return self._listings[directory].groups
+
+
+def _fixed(pattern: str) -> str:
+    """Give the directory that a glob begins in: its path before the first component with magic."""
+    directory = os.path.dirname(pattern)
+    while glob.has_magic(directory):
+        directory = os.path.dirname(directory)
+    return directory or "."
 
 
 def _named_by(pattern: str, path: str) -> bool:

@@ -407,7 +407,13 @@ class Rotation(ABC):
         """Say once per cause that a file cannot be read; it is tried again at every sweep."""
         if self._unreadable.get(path, -1) != error.errno:
             self._unreadable[path] = error.errno
-            _log.error("file cannot be read; it is tried again", file=path, error=error.strerror or str(error))
+            told = {"file": path, "error": error.strerror or str(error)}
+            if isinstance(error, PermissionError):
+                groups = sorted({os.getegid(), *os.getgroups()})
+                told["fix"] = (
+                    f"let user id {os.geteuid()} or one of its group ids {groups} read it and enter its directory"
+                )
+            _log.error("file cannot be read; it is tried again", **told)
 
 
 def _open(sibling: Sibling) -> Bytes:

@@ -128,9 +128,9 @@ class DockerEngine:
             with contextlib.suppress(subprocess.CalledProcessError):
                 self.docker("rm", "--force", name)
 
-    def docker(self, *args: str) -> bytes:
-        """Run the docker command against this engine; give its standard output."""
-        return self._call(*args).stdout
+    def docker(self, *args: str, timeout: float = 120.0) -> bytes:
+        """Run the docker command against this engine, for at most the seconds; give its standard output."""
+        return self._call(*args, timeout=timeout).stdout
 
     def stop(self) -> None:
         """Remove all containers, stop the daemon by its pid, unmount and delete the directory. Safe to repeat."""
@@ -192,7 +192,9 @@ class DockerEngine:
                 tar.addfile(link)
         self._call("import", "-", IMAGE, stdin=archive.getvalue())
 
-    def _call(self, *args: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    def _call(
+        self, *args: str, stdin: bytes | None = None, timeout: float = 120.0
+    ) -> subprocess.CompletedProcess[bytes]:
         environ = {
             "PATH": os.environ.get("PATH", os.defpath),
             "DOCKER_HOST": f"unix://{self.root}/docker.sock",
@@ -201,7 +203,7 @@ class DockerEngine:
         }
         try:
             return subprocess.run(
-                ["docker", *args], input=stdin, capture_output=True, check=True, env=environ, timeout=120
+                ["docker", *args], input=stdin, capture_output=True, check=True, env=environ, timeout=timeout
             )
         except subprocess.CalledProcessError as error:
             error.add_note(error.stderr.decode(errors="replace"))

@@ -81,3 +81,20 @@ def test_unknown_sink_and_options_out_of_place(run: Run) -> None:
     done = run("check", "--online", "--sink", "goood")
     assert (done.returncode, "did you mean 'good'?" in done.stderr) == (78, True)
     assert run("check", "--no-canary").returncode == 2
+
+
+def test_offline_looks_at_the_file_alone(run: Run, tmp_path: Path) -> None:
+    """What systemd runs before a reload: it may not read the service's secrets there."""
+    path = tmp_path / "shipper.yaml"
+    path.write_text(
+        f"sources: {{app: {{type: file, include: [{tmp_path}/app.log]}}}}\n"
+        "sinks: {db: {type: mysql, host: x, database: x, user: x, password_file: credentials/none}}\n"
+    )
+    assert run("check").returncode == 78
+    done = run("check", "--offline", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert run("check", "--offline", "--online").returncode == 2
+    path.write_text(path.read_text() + "nonsense: 1\n")
+    done = run("check", "--offline", "--quiet")
+    assert done.returncode == 78
+    assert "shipper.yaml:3:1 unknown key 'nonsense'" in done.stderr

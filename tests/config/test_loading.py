@@ -137,6 +137,30 @@ def test_globs_of_the_file_source_are_relative_to_the_file(tmp_path: Path) -> No
     assert made.exclude == ["*.gz", f"{tmp_path}/old/*", "/a/b"]  # type: ignore[attr-defined]
 
 
+def test_a_relative_secret_file_is_first_a_credential_of_the_service(tmp_path: Path) -> None:
+    """systemd makes one flat name of a directory's ID and a file in it."""
+    loaded, beside = tmp_path / "run", tmp_path / "etc"
+    loaded.mkdir()
+    (beside / "credentials").mkdir(parents=True)
+    for name in ("logs_db", "credentials_logs_db"):
+        (loaded / name).write_text("x")
+    (beside / "credentials" / "loki").write_text("x")
+    (beside / "credentials" / "logs_db").write_text("x")
+
+    def found(given: str, environ: dict[str, str]) -> str:
+        text = f"{SOURCES}sinks: {{vault: {{type: vault, host: a, password_file: {given}}}}}\n"
+        sink = loads(text, environ, path=beside / "shipper.yaml").sinks["vault"]
+        return str(sink.password_file)  # type: ignore[attr-defined]
+
+    service = {"CREDENTIALS_DIRECTORY": str(loaded)}
+    assert found("logs_db", service) == f"{loaded}/logs_db"
+    assert found("credentials/logs_db", service) == f"{loaded}/credentials_logs_db"
+    assert found("./credentials/logs_db", service) == f"{loaded}/credentials_logs_db"
+    assert found("credentials/loki", service) == f"{beside}/credentials/loki", "not loaded: beside the configuration"
+    assert found(f"{beside}/credentials/logs_db", service) == f"{beside}/credentials/logs_db", "an absolute path is one"
+    assert found("credentials/logs_db", {}) == f"{beside}/credentials/logs_db", "no service"
+
+
 def test_a_sink_of_a_later_phase_may_lack_its_secret() -> None:
     text = (
         f"{SOURCES}sinks: {{a: {{type: vault, host: a}}, b: {{type: vault, host: b, password_file: /none}}}}\n"

@@ -64,6 +64,24 @@ def test_a_reader_that_stops_going_round_is_dead_after_a_minute(health: Health, 
     assert health.alive()
 
 
+def test_a_loop_that_rests_may_be_silent_until_it_beats_again(health: Health, clock: HandClock) -> None:
+    health.beat("sink:loki")
+    health.rest("sink:loki")
+    assert not health.has_beaten("sink:loki")
+    clock.now += SILENCE * 2
+    assert health.alive()
+    health.beat("sink:loki")
+    clock.now += 3
+    assert health.alive(silence=3)
+    assert not health.alive(silence=2)
+
+
+def test_the_summary_is_one_line_that_begins_with_the_trouble(health: Health) -> None:
+    health.report("sink:a", "ok")
+    health.report("sink:b", "retrying", "refused:\n no route")
+    assert health.summary() == "sink:b retrying: refused: no route; sink:a ok"
+
+
 def test_a_component_that_was_removed_counts_no_more(health: Health, clock: HandClock) -> None:
     health.report("sink:loki", "parked")
     health.beat("sink:loki")
