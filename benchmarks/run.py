@@ -185,6 +185,18 @@ def to_loki(bench: Bench) -> None:
     bench.add(Figure("Docker log to Loki: resident memory, peak", peak(runs), "MiB", 64))
 
 
+def to_otlp(bench: Bench) -> None:
+    """Against a receiver that takes everything and keeps nothing, in a process of its own."""
+    nothing, _ = bench.costs(lambda: {"type": "blackhole"})
+    with discarding("otlp_server") as url:
+        ratio, runs = bench.costs(lambda: {"type": "otlp", "endpoint": url})
+    note = f"{rate(bench, runs):,.0f} lines/s"
+    bench.add(
+        Figure("Docker log to OTLP, on top of reading and parsing: CPU", ratio - nothing, "yardsticks", 3, note=note)
+    )
+    bench.add(Figure("Docker log to OTLP: resident memory, peak", peak(runs), "MiB", 64))
+
+
 def memory_over_an_outage(bench: Bench) -> None:
     """The sink is away from the start; the peak while the whole log waits, and the growth from second 5 on."""
     with bench.daemon(bench.log(bench.lines), {"type": "mysql", "host": "127.0.0.1", "port": 1, **ACCESS}) as daemon:
@@ -287,6 +299,7 @@ JOBS = (
     memory_over_file_size,
     to_mariadb,
     to_loki,
+    to_otlp,
     memory_over_an_outage,
     idle_files,
     start_to_first_line,

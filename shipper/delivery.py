@@ -260,6 +260,7 @@ class Delivery:
                 with self._outside():
                     self.sink.open()
             except RetryableError as error:
+                error.maybe_taken = False  # whatever became of the request: opening stores no record
                 self._failed(error)
             except Exception as error:
                 log.error("cannot open the sink", sink=self.name, error=_bug(error), exc_info=error)

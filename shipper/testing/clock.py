@@ -1,9 +1,11 @@
-"""A clock that stands still until it is told to move."""
+"""Clocks for tests: one stands still until it is told to move, one jumps over every wait."""
 
 from __future__ import annotations
 
+import heapq
 import threading
 import time
+from collections.abc import Callable
 
 # A wait on a fake clock looks at its event this often, since an event cannot be watched together with a condition.
 _LOOK = 0.005
@@ -66,3 +68,36 @@ class FakeClock:
                 if left <= 0:
                     raise TimeoutError(f"{self._waiting} of {threads} threads wait on the clock")
                 self._changed.wait(left)
+
+
+class JumpingClock(FakeClock):
+    """A clock whose waits take no time: it jumps to their end, so that an hour of retries is over at once.
+
+    ``waits`` has the seconds of each. What ``at`` was told is done by the thread that waits when the time comes;
+    ``on_wait`` is called before each jump. More than ``most`` waits raise RuntimeError: something waits forever.
+    """
+
+    def __init__(self, start_ns: int = 1_700_000_000_000_000_000, *, most: int = 5_000) -> None:
+        super().__init__(start_ns)
+        self.waits: list[float] = []
+        self.on_wait: Callable[[float], None] = lambda _seconds: None
+        self._most = most
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+
+    def at(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something once so many seconds have passed since the clock was made."""
+        heapq.heappush(self._due, (seconds, len(self._due), action))
+
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Jump on by ``seconds`` and do what falls due; tell whether the event is set."""
+        if len(self.waits) >= self._most:
+            raise RuntimeError(f"{self._most} waits and no end")
+        self.waits.append(seconds)
+        self.on_wait(seconds)
+        end = self.monotonic() + seconds
+        while self._due and self._due[0][0] <= end:
+            due, _, action = heapq.heappop(self._due)
+            self.advance(max(0.0, due - self.monotonic()))
+            action()
+        self.advance(max(0.0, end - self.monotonic()))
+        return event.is_set()

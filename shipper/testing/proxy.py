@@ -17,7 +17,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self
 
@@ -29,9 +29,13 @@ Mode = Literal["pass", "latency", "reset", "cut_upstream", "cut_answer", "refuse
 _BLOCK = 65_536
 
 
+#: Where `FaultProxy.cut_when` breaks a connection.
+Cut = Literal["before", "half", "after"]
+
+
 class _Rule(msgspec.Struct):
     predicate: Callable[[bytes], bool]
-    answer: Literal["before", "after"]
+    cuts: list[Cut]
 
 
 class FaultProxy:
@@ -87,15 +91,15 @@ class FaultProxy:
             for pair in pairs:
                 self._cut(pair)
 
-    def cut_when(self, predicate: Callable[[bytes], bool], *, answer: Literal["before", "after"] = "after") -> None:
-        """Break the one connection whose client sends bytes that ``predicate`` accepts, once.
+    def cut_when(self, predicate: Callable[[bytes], bool], *, answer: Cut = "after", more: Sequence[Cut] = ()) -> None:
+        """Break the connection whose client sends bytes that ``predicate`` accepts: once, and once for each of ``more``.
 
         ``predicate`` sees each block as it arrives. ``before``: the block is not forwarded, the server never sees the
         request. ``after``: it is forwarded and the connection is reset when the answer to it arrives, so that the
-        server has done it and the client cannot know.
+        server has done it and the client cannot know. ``half``: the same, after half of the answer's first block.
         """
         with self._lock:
-            self._rule = _Rule(predicate, answer)
+            self._rule = _Rule(predicate, [answer, *more])
 
     def reset_all(self) -> None:
         """Reset every open connection once; new ones pass."""
@@ -189,14 +193,13 @@ class FaultProxy:
                     self._stopping.wait(seconds)
                 with self._lock:
                     rule = self._rule
-                    hit = rule is not None and rule.predicate(data)
-                    if hit:
-                        self._rule = None
-                if hit and rule is not None and rule.answer == "before":
+                    cut = rule.cuts.pop(0) if rule is not None and rule.cuts and rule.predicate(data) else None
+                if cut == "before":
                     self._cut(pair)
                     return
-                if hit or mode in {"cut_answer", "half_answer"}:
+                if cut or mode in {"cut_answer", "half_answer"}:
                     pair.doomed = True
+                    pair.half = cut == "half" or mode == "half_answer"
                 if mode == "cut_upstream" and pair.sent + len(data) >= limit:
                     pair.server.sendall(data[: limit - pair.sent])
                     self._cut(pair, gently=True)
@@ -213,7 +216,7 @@ class FaultProxy:
                 if mode == "latency":
                     self._stopping.wait(seconds)
                 if pair.doomed:
-                    if mode == "half_answer":
+                    if pair.half:
                         pair.client.sendall(data[: len(data) // 2])
                         self._cut(pair, gently=True)
                     else:
@@ -257,6 +260,7 @@ class _Pair:
         self.sent = 0
         self.ended = 0
         self.doomed = False
+        self.half = False
 
     def reset(self, *, gently: bool = False) -> None:
         """Break both sides. ``gently`` lets what was already sent arrive first, where a reset may discard it."""

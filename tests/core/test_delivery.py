@@ -385,3 +385,22 @@ def test_request_with_an_unknown_outcome_is_counted(tmp_path: Path) -> None:
     rig.run()
     assert rig.metrics.value("shipper_sink_maybe_doubled_total", sink="s") == 3
     rig.ledger.close()
+
+
+def test_answer_to_opening_that_never_came_leaves_no_doubt(tmp_path: Path) -> None:
+    """Opening stores no record, so none can be there twice."""
+    sink = ListSink()
+    failures = [RetryableError("no answer", maybe_taken=True)] * 2
+
+    def open_() -> None:
+        if failures:
+            raise failures.pop()
+
+    sink.open = open_  # type: ignore[method-assign]
+    rig = Rig(tmp_path, sink)
+    rig.put("a")
+    rig.run()
+    assert sink.taken == ["a"]
+    assert rig.metrics.value("shipper_sink_maybe_doubled_total", sink="s") == 0
+    assert len(rig.clock.waits) == 2
+    rig.ledger.close()

@@ -179,6 +179,30 @@ def test_cut_when_a_request_matches(
     assert proxy.cuts == 1
 
 
+def test_cut_within_the_answer_to_a_request_that_matches(connect: Connect, proxy: FaultProxy, server: Server) -> None:
+    proxy.cut_when(lambda sent: b"commit" in sent, answer="half")
+    client = connect()
+    assert ask(client, b"insert\n") == b"INSERT\n"
+    assert ask(client, b"commit\n") == b"COM"
+    assert_broken(client)
+    assert server.seen == [b"insert\n", b"commit\n"]
+    assert ask(connect(), b"commit\n") == b"COMMIT\n", "once only"
+
+
+def test_cuts_one_after_the_other(connect: Connect, proxy: FaultProxy, server: Server) -> None:
+    proxy.cut_when(lambda sent: b"commit" in sent, answer="before", more=["half", "after"])
+    for answer in (b"", b"COM", b""):
+        client = connect()
+        assert ask(client, b"insert\n") == b"INSERT\n"
+        client.sendall(b"commit\n")
+        if answer:
+            assert client.recv(10) == answer
+        assert_broken(client)
+    assert server.seen.count(b"commit\n") == 2
+    assert ask(connect(), b"commit\n") == b"COMMIT\n"
+    assert proxy.cuts == 3
+
+
 def test_latency_delays_both_ways(connect: Connect, proxy: FaultProxy) -> None:
     proxy.switch("latency", seconds=0.05)
     client = connect()

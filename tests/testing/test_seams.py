@@ -13,7 +13,7 @@ import pytest
 from shipper.clock import Clock
 from shipper.fs import FileSystem
 from shipper.testing.batches import make_batch, make_resource, random_batch
-from shipper.testing.clock import FakeClock
+from shipper.testing.clock import FakeClock, JumpingClock
 from shipper.testing.filesystem import Crash, FaultyFileSystem
 
 
@@ -57,6 +57,28 @@ def test_wait_for_nothing_returns_at_once() -> None:
 def test_settle_gives_up() -> None:
     with pytest.raises(TimeoutError):
         FakeClock().settle(timeout=0.01)
+
+
+def test_jumping_clock_is_there_at_once_and_does_on_the_way_what_falls_due() -> None:
+    clock, event, done = JumpingClock(start_ns=5), threading.Event(), list[object]()
+    clock.at(7.0, lambda: done.append(("late", clock.monotonic())))
+    clock.at(2.0, lambda: done.append(("early", clock.monotonic())))
+    clock.on_wait = done.append
+    assert not clock.wait(event, 3.0)
+    assert done == [3.0, ("early", 2.0)]
+    assert (clock.monotonic(), clock.time_ns()) == (3.0, 5 + 3_000_000_000)
+    event.set()
+    assert clock.wait(event, 3600.0)
+    assert done[2:] == [3600.0, ("late", 7.0)]
+    assert clock.waits == [3.0, 3600.0]
+
+
+def test_jumping_clock_does_not_jump_forever() -> None:
+    clock = JumpingClock(most=2)
+    for _ in range(2):
+        clock.wait(threading.Event(), 1.0)
+    with pytest.raises(RuntimeError, match="2 waits and no end"):
+        clock.wait(threading.Event(), 1.0)
 
 
 def test_file_system_does_what_it_says(tmp_path: Path) -> None:
