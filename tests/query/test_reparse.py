@@ -49,3 +49,12 @@ def test_nothing_is_read_ahead_of_what_is_needed() -> None:
 
     next(reparse(endless(), {}))  # type: ignore[arg-type]
     assert len(taken) <= 200
+
+
+def test_time_attribute_that_became_the_records_time_stays_away() -> None:
+    """Docker's time, which decided that, is in the id."""
+    raw = '{"message":"x","timestamp":"2020-01-01T00:00:00.000Z"}'
+    own = Record(make_id(TIME, 1), 1_577_836_800_000_000_000, 9, raw, {}, raw, Resource("docker", {}), 5)
+    [found] = reparse([own], {})
+    assert found.attributes == {}
+    assert found.time_ns == own.time_ns
