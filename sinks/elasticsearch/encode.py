@@ -8,7 +8,7 @@ r"""How a record becomes a document, and a document a record again.
 
 * ``@timestamp`` is RFC 3339 with nine digits, for a ``date_nanos``: 1970 to 2262. What lies outside is refused.
 * Attributes of the resource that ECS has a field for stand there, all others in ``shipper.resource`` by their names.
-* ``attributes`` is the record's, of whatever type; the source keeps it exactly. What a ``flattened`` field could not
+* ``attributes`` is the record's, of whatever type; the source keeps it exactly. What a ``flattened`` field might not
   take (deep nesting, odd names, terms of more than 32,766 bytes) is JSON text in ``shipper.attributes`` instead, which
   nothing indexes, and ``shipper.unindexed`` is true. So with ``shipper.resource`` and ``shipper.resource_text``.
 * ``event.severity`` is there when the level alone does not say it.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -29,7 +30,7 @@ from shipper.record import LEVELS, SEVERITIES, Record, Resource
 from sinks._render import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from shipper.errors import SinkError
     from shipper.record import Batch
@@ -48,20 +49,18 @@ PATHS = {
 LAST_NS = (1 << 63) - 1
 #: Bytes of JSON below which no term of a ``flattened`` field can exceed Lucene's 32,766.
 LONGEST = 32_000
-#: Levels of nesting that ``flattened`` takes are 20; one is the attributes' own.
+#: Levels of nesting that are indexed; ``flattened`` takes 20 (its depth_limit).
 DEEPEST = 18
 #: Levels of nesting that JSON text keeps; beyond, a value is its own text.
 _ABYSS = 200
+#: Texts of resource and level, and names of attributes, that are kept from batch to batch.
+_TAILS, _NAMES = 4_000, 10_000
+#: Nanoseconds since 1970 from which on the seconds have ten digits.
+_TEN_DIGITS = 10**18
 _HOUR = 3_600_000_000_000
 _CANONICAL = frozenset(SEVERITIES.values())
-#: Bytes without which no name in a block of JSON can be odd: empty, blank, NUL, or with an empty part between dots.
-_SUSPECTS = (b'"":', b' ":', b'.":', b'{".', b',".', b"..", b"\\u0000")
-_NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
-_MANY_OPENERS = re.compile(rb"[\[{]{%d}" % (DEEPEST + 1))
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-#: Texts of resource and level that are kept from batch to batch.
-_TAILS = 4_000
 
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _encode = _encoder.encode
@@ -75,6 +74,8 @@ class Documents:
         self._ids = ids
         self._original = original
         self._tails: dict[tuple[Resource, int], str] = {}
+        #: Names of attributes that were looked at and are not odd.
+        self._fine: set[str] = set()
 
     def lines(self, batch: Batch) -> list[str]:
         """Give for each record its action and its document, two lines in one text."""
@@ -82,49 +83,104 @@ class Documents:
         ids = batch.ids
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
         messages = batch.messages if batch.messages is not None else batch.raws
-        attributes = batch.attributes if batch.attributes is not None else [{}] * count
-        flat, kept = _attributes(attributes)
-        return list(
-            map(
-                "".join,
-                zip(
-                    ['{"create":{"_id":"' + one + '"}}\n{"@timestamp":"' for one in ids]
-                    if self._ids
-                    else ['{"create":{}}\n{"@timestamp":"'] * count,
-                    map(rfc3339, batch.times),
-                    ['","message":' + text for text in _texts(messages)],
-                    flat,
-                    self._events(batch, ids, messages),
-                    self._tails_of(batch.resources, severities),
-                    [_end(text) for text in kept] if kept is not None else ["}}\n"] * count,
-                    strict=True,
-                ),
-            )
-        )
-
-    def _events(self, batch: Batch, ids: list[str], messages: list[str]) -> list[str]:
-        if not self._original:
-            return [',"event":{"id":"' + one + '"' for one in ids]
+        values = batch.attributes if batch.attributes is not None else [{}] * count
+        attributes = _texts(values)
+        tails = self._tails_of(batch.resources, severities)
+        for row in self._misfits(values, attributes):
+            tails[row] += ',"unindexed":true,"attributes":' + _encode(attributes[row]).decode()
+            attributes[row] = "{}"
+        originals = self._originals(batch, messages)
+        columns = zip(ids, _times(batch.times), _texts(messages), attributes, originals, tails, strict=True)
+        if self._ids:
+            return [
+                f'{{"create":{{"_id":"{one}"}}}}\n{{"@timestamp":"{time}","message":{message},"attributes":{details}'
+                f',"event":{{"id":"{one}"{original}{tail}}}}}\n'
+                for one, time, message, details, original, tail in columns
+            ]
         return [
-            ',"event":{"id":"' + one + '"' + ("" if raw == message else ',"original":' + text)
-            for one, raw, message, text in zip(ids, batch.raws, messages, _texts(batch.raws), strict=True)
+            f'{{"create":{{}}}}\n{{"@timestamp":"{time}","message":{message},"attributes":{details}'
+            f',"event":{{"id":"{one}"{original}{tail}}}}}\n'
+            for one, time, message, details, original, tail in columns
+        ]
+
+    def _originals(self, batch: Batch, messages: list[str]) -> Iterable[str]:
+        if not self._original:
+            return repeat("", len(messages))
+        return [
+            "" if raw == message else ',"original":' + text
+            for raw, message, text in zip(batch.raws, messages, _texts(batch.raws), strict=True)
         ]
 
     def _tails_of(self, resources: list[Resource], severities: list[int]) -> list[str]:
-        tails = self._tails
-        if len(tails) > _TAILS:
-            tails.clear()
-        pairs = list(zip(resources, severities, strict=True))
-        for pair in set(pairs).difference(tails):
-            tails[pair] = _tail(*pair)
-        return [tails[pair] for pair in pairs]
+        if len(self._tails) > _TAILS:
+            self._tails.clear()
+        if resources.count(resources[0]) == len(resources):  # told by identity: the batch is of one file, as most are
+            table = {severity: self._tail(resources[0], severity) for severity in set(severities)}
+            return [table[severity] for severity in severities]
+        return [self._tail(resource, severity) for resource, severity in zip(resources, severities, strict=True)]
+
+    def _tail(self, resource: Resource, severity: int) -> str:
+        found = self._tails.get((resource, severity))
+        if found is None:
+            found = self._tails[resource, severity] = _tail(resource, severity)
+        return found
+
+    def _misfits(self, values: Sequence[Mapping[str, Any]], texts: list[str]) -> set[int]:
+        """Give the rows whose attributes a ``flattened`` field might not take: too long, too deep, or an odd name."""
+        rows: set[int] = set()
+        if max(map(len, texts)) * 4 > LONGEST:
+            rows |= {row for row, text in enumerate(texts) if len(text) * 4 > LONGEST and len(text.encode()) > LONGEST}
+        if self._suspicious(values, texts):
+            rows |= {row for row, value in enumerate(values) if self._suspicious([value], [texts[row]])}
+        return rows
+
+    def _suspicious(self, values: Sequence[Mapping[str, Any]], texts: list[str]) -> bool:
+        """Tell whether any is too deep or has an odd name: all of them level by level, which is cheap."""
+        if self._any_odd(set(chain.from_iterable(values))):
+            return True
+        level: list[Any] = [
+            inner
+            for value, text in zip(values, texts, strict=True)
+            if "[" in text or text.rfind("{")  # none of these: nothing is nested
+            for inner in value.values()
+            if type(inner) is dict or type(inner) is list
+        ]
+        depth = 1
+        while level:
+            depth += 1
+            if depth > DEEPEST or self._any_odd(set(chain.from_iterable([one for one in level if type(one) is dict]))):
+                return True
+            level = [
+                inner
+                for one in level
+                for inner in (one.values() if type(one) is dict else one)
+                if type(inner) is dict or type(inner) is list
+            ]
+        return False
+
+    def _any_odd(self, names: Iterable[str]) -> bool:
+        fine = self._fine
+        if fine.issuperset(names):
+            return False
+        if any(map(_is_odd, names)):
+            return True
+        if len(fine) > _NAMES:
+            fine.clear()
+        fine.update(names)
+        return False
 
 
-def index_names(pattern: str, times: Sequence[int]) -> list[str]:
-    """Give the name of the index of each time, in UTC."""
+def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
+    """Give the places of the times of each index, by the index's name. Times are in UTC."""
+    first, last = ((_EPOCH + timedelta(hours=time_ns // _HOUR)) for time_ns in (min(times), max(times)))
+    if (first.date(), first.hour) == (last.date(), last.hour) or (first.date() == last.date() and "%H" not in pattern):
+        return {first.strftime(pattern): range(len(times))}
     hours = [time_ns // _HOUR for time_ns in times]
     names = {hour: (_EPOCH + timedelta(hours=hour)).strftime(pattern) for hour in set(hours)}
-    return [names[hour] for hour in hours]
+    found: dict[str, list[int]] = {}
+    for place, hour in enumerate(hours):
+        found.setdefault(names[hour], []).append(place)
+    return dict(found)
 
 
 def misfits(batch: Batch) -> dict[int, SinkError]:
@@ -142,6 +198,22 @@ def misfits(batch: Batch) -> dict[int, SinkError]:
     }
 
 
+def pieces(lines: Sequence[str], most: int) -> list[range]:
+    """Cut rows into runs whose texts together have at most ``most`` bytes; a row that is longer stands alone."""
+    sizes = [len(line) if line.isascii() else len(line.encode()) for line in lines]
+    if sum(sizes) <= most:
+        return [range(len(lines))] if lines else []
+    runs: list[range] = []
+    start = size = 0
+    for row, one in enumerate(sizes):
+        if size and size + one > most:
+            runs.append(range(start, row))
+            start, size = row, 0
+        size += one
+    runs.append(range(start, len(lines)))
+    return runs
+
+
 def _tail(resource: Resource, severity: int) -> str:
     """Give the rest of ``event`` and all fields behind it, up to the members of ``shipper``."""
     fields: dict[str, Any] = {"log": {"level": LEVELS[severity]}}
@@ -157,13 +229,23 @@ def _tail(resource: Resource, severity: int) -> str:
         place[path[-1]] = value
     own: dict[str, Any] = {"source": resource.source}
     text = _json(rest)
-    if _odd(text) or len(text) > LONGEST:
+    if any(map(_is_odd, rest)) or len(text) > LONGEST:
         own |= {"resource_unindexed": True, "resource_text": text.decode()}
     elif rest:
         own["resource"] = rest
     fields["shipper"] = own
     event = "" if severity in _CANONICAL else f',"severity":{severity}'
     return event + "}," + _json(fields).decode()[1:-2]
+
+
+def _times(times: Sequence[int]) -> list[str]:
+    """Give each time like `rfc3339`; the text of each second is made once."""
+    if min(times) < _TEN_DIGITS:
+        return list(map(rfc3339, times))
+    texts = list(map(str, times))
+    whole = [text[:-9] for text in texts]
+    seconds = {second: rfc3339(int(second) * 1_000_000_000)[:20] for second in set(whole)}
+    return [f"{seconds[second]}{text[-9:]}Z" for second, text in zip(whole, texts, strict=True)]
 
 
 def _texts(values: Sequence[Any]) -> list[str]:
@@ -176,59 +258,9 @@ def _texts(values: Sequence[Any]) -> list[str]:
     return lines
 
 
-def _attributes(values: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str | None] | None]:
-    """Give the member ``attributes`` of each document, and the text of those that no index may see."""
-    try:
-        block = _encoder.encode_lines(values)
-    except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
-        block = b"".join([_json(value) + b"\n" for value in values])
-    lines = block.decode().split("\n")
-    lines.pop()
-    members = [',"attributes":' + line for line in lines]
-    hidden = _hidden(block, lines)
-    if not hidden:
-        return members, None
-    kept: list[str | None] = [None] * len(lines)
-    for row in hidden:
-        members[row], kept[row] = "", lines[row]
-    return members, kept
-
-
-def _hidden(block: bytes, lines: list[str]) -> set[int]:
-    rows: set[int] = set()
-    if any(suspect in block for suspect in _SUSPECTS):
-        rows |= {row for row, line in enumerate(lines) if _odd(line.encode())}
-    if len(block) > LONGEST:
-        rows |= {row for row, line in enumerate(lines) if len(line) * 4 > LONGEST and len(line.encode()) > LONGEST}
-    # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
-    openers = block.translate(None, _NO_OPENERS)
-    if _MANY_OPENERS.search(openers):
-        rows |= {
-            row
-            for row, opened in enumerate(openers.split(b"\n")[:-1])
-            if len(opened) > DEEPEST and len(list(_levels(_decode(lines[row])))) > DEEPEST
-        }
-    return rows
-
-
-def _odd(line: bytes) -> bool:
-    """Tell whether a line of JSON has a name that a field of the server might not take, or a NUL anywhere."""
-    if not any(suspect in line for suspect in _SUSPECTS):
-        return False
-    return b"\\u0000" in line or any(
-        not part.strip()
-        for level in _levels(_decode(line))
-        for one in level
-        if isinstance(one, dict)
-        for name in one
-        for part in name.split(".")
-    )
-
-
-def _end(kept: str | None) -> str:
-    if kept is None:
-        return "}}\n"
-    return ',"unindexed":true,"attributes":' + _encode(kept).decode() + "}}\n"
+def _is_odd(name: str) -> bool:
+    """Tell whether a field of the server might not take a name: empty or blank between two dots, or with a NUL."""
+    return "\0" in name or not all(map(str.strip, name.split(".")))
 
 
 def _json(value: Any) -> bytes:
@@ -256,14 +288,6 @@ def _mended(value: Any, depth: int = 0) -> Any:
 
 def _clean(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
-
-
-def _levels(value: Any) -> Iterator[list[Any]]:
-    """Give the objects and lists of each level of nesting, outermost first."""
-    level = [value]
-    while level := [one for one in level if isinstance(one, dict | list)]:
-        yield level
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
 
 
 # Back again
@@ -333,19 +357,3 @@ def parse_time(text: str) -> int:
 def _second(text: str) -> int:
     since = datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH
     return since.days * 86_400 + since.seconds
-
-
-def pieces(lines: Sequence[str], most: int) -> list[range]:
-    """Cut rows into runs whose texts together have at most ``most`` bytes; a row that is longer stands alone."""
-    sizes = [len(line) if line.isascii() else len(line.encode()) for line in lines]
-    if sum(sizes) <= most:
-        return [range(len(lines))] if lines else []
-    runs: list[range] = []
-    start = size = 0
-    for row, one in enumerate(sizes):
-        if size and size + one > most:
-            runs.append(range(start, row))
-            start, size = row, 0
-        size += one
-    runs.append(range(start, len(lines)))
-    return runs

@@ -14,7 +14,7 @@ from sinks import _http
 from sinks._outcome import Outcome
 from sinks.elasticsearch import faults, template
 from sinks.elasticsearch.config import ElasticsearchConfig
-from sinks.elasticsearch.encode import Documents, index_names, misfits, pieces
+from sinks.elasticsearch.encode import Documents, by_index, misfits, pieces
 from sinks.elasticsearch.examine import examine
 from sinks.elasticsearch.session import Session
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _WANTED = "errors,items.*.status,items.*.failure_store,items.*.error.type,items.*.error.reason"
 #: Bytes below which the size of a request is not cut further, whatever the server refuses.
 _SMALLEST = 1 << 16
+#: Lines that become bytes at a time: a whole body in one piece would be copied, and be in memory, more than once.
+_PART = 100
 #: The reason under which documents in a failure store are counted.
 FAILURE_STORE = "failure_store"
 
@@ -44,8 +46,12 @@ class _Item(msgspec.Struct, frozen=True):
     error: _Error = _Error()
 
 
+class _Action(msgspec.Struct, frozen=True):
+    create: _Item
+
+
 class _Bulk(msgspec.Struct, frozen=True):
-    items: list[dict[str, _Item]]
+    items: list[_Action]
 
 
 _decoder = msgspec.json.Decoder(_Bulk, strict=False)
@@ -88,28 +94,33 @@ class ElasticsearchSink(Sink):
         if not len(batch):
             return
         outcome = Outcome(len(batch))
+        rows: Sequence[int] = range(len(batch))
         refused = misfits(batch)
-        for row, error in refused.items():
-            outcome.refuse(row, error)
-        rows = [row for row in range(len(batch)) if row not in refused]
-        lines = self._documents.lines(batch.select(rows) if refused else batch)
-        for name, places in self._indices(batch, rows).items():
-            self._write_to(name, [lines[place] for place in places], [rows[place] for place in places], outcome)
+        if refused:
+            for row, error in refused.items():
+                outcome.refuse(row, error)
+            rows = [row for row in rows if row not in refused]
+            batch = batch.select(rows)
+        if rows:
+            self._write_all(batch, rows, outcome)
         outcome.close()
 
-    def _indices(self, batch: Batch, rows: list[int]) -> Mapping[str, Sequence[int]]:
-        """Give the places within ``rows`` of the documents of each index. Its name stands in the URL alone: in the
-        documents' lines some servers forbid it.
-        """
+    def _write_all(self, batch: Batch, rows: Sequence[int], outcome: Outcome) -> None:
+        """Send each index its documents. Its name stands in the URL alone: in the lines some servers forbid it."""
+        lines = self._documents.lines(batch)
         if not self._config.dated:
-            return {self._config.index: range(len(rows))}
-        names = index_names(self._config.index, [batch.times[row] for row in rows])
-        found: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
-            found.setdefault(name, []).append(place)
-        return found
+            self._write_to(self._config.index, lines, rows, outcome)
+            return
+        for name, mine in by_index(self._config.index, batch.times).items():
+            whole = len(mine) == len(rows)
+            self._write_to(
+                name,
+                lines if whole else [lines[place] for place in mine],
+                rows if whole else [rows[place] for place in mine],
+                outcome,
+            )
 
-    def _write_to(self, index: str, lines: list[str], rows: list[int], outcome: Outcome) -> None:
+    def _write_to(self, index: str, lines: list[str], rows: Sequence[int], outcome: Outcome) -> None:
         waiting = pieces(lines, self._most)[::-1]
         while waiting:
             piece = waiting.pop()
@@ -117,14 +128,14 @@ class ElasticsearchSink(Sink):
             if outcome.stopped is not None:
                 outcome.skip(mine)
                 continue
-            body = "".join(lines[piece.start : piece.stop]).encode()
             try:
-                answer = self._send(index, body)
+                answer = self._send(index, lines[piece.start : piece.stop])
             except RetryableError as error:
                 outcome.fail(mine, error)
                 continue
             if answer.status == 413 and len(piece) > 1:
-                self._most = max(_SMALLEST, min(self._most, len(body)) // 2)
+                size = sum(len(line.encode()) for line in lines[piece.start : piece.stop])
+                self._most = max(_SMALLEST, min(self._most, size) // 2)
                 middle = (piece.start + piece.stop) // 2
                 waiting += [range(middle, piece.stop), range(piece.start, middle)]
                 continue
@@ -150,16 +161,17 @@ class ElasticsearchSink(Sink):
         """Close all connections."""
         self._session.close()
 
-    def _send(self, index: str, body: bytes) -> Answer:
-        data = _http.gzipped(body) if self._config.compression == "gzip" else body
+    def _send(self, index: str, lines: Sequence[str]) -> Answer:
+        parts = ("".join(lines[start : start + _PART]).encode() for start in range(0, len(lines), _PART))
+        body = _http.gzipped(parts) if self._config.compression == "gzip" else b"".join(parts)
         try:
-            return self._session.request("POST", f"/{index}/_bulk", self._query, body=data, headers=self._headers)
+            return self._session.request("POST", f"/{index}/_bulk", self._query, body=body, headers=self._headers)
         except RetryableError as error:
             # A document that was stored is found by its id when it comes again.
             error.maybe_taken = error.maybe_taken and not self._ids
             raise
 
-    def _judge(self, answer: Answer, rows: list[int], outcome: Outcome) -> None:
+    def _judge(self, answer: Answer, rows: Sequence[int], outcome: Outcome) -> None:
         what = self._session.what
         if answer.status != 200:
             error = faults.of_answer(answer, what)
@@ -167,9 +179,11 @@ class ElasticsearchSink(Sink):
                 error.maybe_taken = answer.status >= 500 and not self._ids
             outcome.fail(rows, error)
             return
+        if _all_stored(answer.body, len(rows)):
+            return
         try:
-            items = [next(iter(item.values())) for item in _decoder.decode(answer.body).items]
-        except (msgspec.DecodeError, UnicodeError, StopIteration):
+            items = [item.create for item in _decoder.decode(answer.body).items]
+        except (msgspec.DecodeError, UnicodeError):
             items = []
         if len(items) != len(rows):
             outcome.fail(
@@ -192,3 +206,12 @@ class ElasticsearchSink(Sink):
             outcome.refuse(row, failure)
             if isinstance(failure, RetryableError):
                 outcome.stopped = failure
+
+
+def _all_stored(body: bytes, count: int) -> bool:
+    """Tell at a glance whether every document was stored anew and none put aside; if not, each item is looked at."""
+    return (
+        body.count(b'{"create":{"status":201}}') == count
+        and body.count(b'"status"') == count
+        and b'"failure_store"' not in body
+    )

@@ -203,7 +203,7 @@ def test_ids_are_far_below_the_limit() -> None:
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"": "empty"}, {"a..b": 1}, {".a": 1}, {"a.": 1}, {" ": 1}, {"n": {"": 1}}, {"a\0b": 1}, {"x": "\0"},
+        {"": "empty"}, {"a..b": 1}, {".a": 1}, {"a.": 1}, {" ": 1}, {"n": {"": 1}}, {"a\0b": 1},
         {"long": "x" * 40_000}, {"é": "é" * 20_000}, {"k" * 40_000: 1}, {"l": [{"": {}}]},
     ],
     ids=lambda value: repr(value)[:12],
@@ -211,7 +211,7 @@ def test_ids_are_far_below_the_limit() -> None:
 def test_attributes_that_no_index_takes_are_kept_as_text(server: ElasticsearchServer, attributes: Any) -> None:
     written(server, make_batch(["odd", "plain"], attributes=[attributes, {"k": "..."}]))
     odd, plain = server.documents()
-    assert "attributes" not in odd
+    assert odd["attributes"] == {}
     assert odd["shipper"]["unindexed"] is True
     assert plain["attributes"] == {"k": "..."}
     assert [record.attributes for record in read(server, oldest_first=True)] == [attributes, {"k": "..."}]
@@ -227,8 +227,7 @@ def test_nesting_around_the_limit_of_flattened_is_taken(flavour: str, depth: int
         written(server, make_batch(["deep", "many"], attributes=[value, {"l": [{"a": 1}] * 40}]))
         deep, many = read(server, oldest_first=True)
         documents = server.documents()
-    assert ("attributes" in documents[0]) == (depth <= 18)
-    assert "attributes" in documents[1]
+    assert [bool(one["attributes"]) for one in documents] == [depth <= 18, True]
     assert many.attributes == {"l": [{"a": 1}] * 40}
     if depth < 200:
         assert deep.attributes == value
