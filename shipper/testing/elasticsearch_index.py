@@ -179,7 +179,7 @@ class Index:
             field = grown[name] = {"type": self._guessed(values[0]), "ignore_above": 1024}
             if field["type"] == "text":
                 grown[name + ".keyword"] = {"type": "keyword", "ignore_above": 256, "multi": True}
-        kept = [_value(name, field, value, refused) for value in values]
+        kept = [_value(name, field, value, refused) for value in values if value is not None]
         if field.get("index") is not False:
             terms.setdefault(name, []).extend(value for value in kept if value is not None)
             if name + ".keyword" in self.fields or name + ".keyword" in grown:

@@ -14,7 +14,7 @@ import pytest
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.query import Query
 from shipper.record import Batch, Record, Resource
-from shipper.sink import Sink
+from shipper.sink import Limits, Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.http_server import Reply
@@ -77,6 +77,7 @@ class _Contract(SinkContract):
     flavour = "elasticsearch"
     version = ""
     options: dict[str, Any] = {}  # noqa: RUF012 - read only
+    records = 500  # of a batch, so that `test_limits` is quick; one class has the real ones
 
     @pytest.fixture(autouse=True)
     def _serve(self) -> Iterator[None]:
@@ -84,7 +85,10 @@ class _Contract(SinkContract):
             yield
 
     def make_sink(self, tmp_path: Path) -> Sink:
-        return ElasticsearchSink(config(self.server, **self.options))
+        sink = ElasticsearchSink(config(self.server, **self.options))
+        if self.records:
+            sink.limits = Limits(records=self.records)
+        return sink
 
     def read_back(self, sink: Sink) -> list[Record] | None:
         reader = ElasticsearchReader(config(self.server, **self.options))
@@ -98,7 +102,7 @@ class _Contract(SinkContract):
 
 
 class TestElasticsearch(_Contract):
-    pass
+    records = 0
 
 
 class TestDataStream(_Contract):
