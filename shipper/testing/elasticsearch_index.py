@@ -167,7 +167,10 @@ class Index:
                 if isinstance(one, dict):
                     self._walk(name + ".", one, terms, grown, refused)
             return
+        values = [one for one in values if one is not None]
         field = self.fields.get(name) or grown.get(name)
+        if not values:
+            return
         if field is None:
             if not self.dynamic:
                 return
@@ -179,7 +182,7 @@ class Index:
             field = grown[name] = {"type": self._guessed(values[0]), "ignore_above": 1024}
             if field["type"] == "text":
                 grown[name + ".keyword"] = {"type": "keyword", "ignore_above": 256, "multi": True}
-        kept = [_value(name, field, value, refused) for value in values if value is not None]
+        kept = [_value(name, field, value, refused) for value in values]
         if field.get("index") is not False:
             terms.setdefault(name, []).extend(value for value in kept if value is not None)
             if name + ".keyword" in self.fields or name + ".keyword" in grown:

@@ -1,4 +1,4 @@
-"""Writes batches with ``_bulk``."""
+"""Index records in Elasticsearch or OpenSearch with ``_bulk``, each once: what goes out and what the answers mean."""
 
 from __future__ import annotations
 
