@@ -266,9 +266,12 @@ def _flattened(name: str, value: Any, terms: dict[str, list[Any]], refused: str)
                 text = f"The provided [flattened] field [{name}] exceeds the maximum depth limit of [{MAX_DEPTH}]."
                 raise Fault(400, refused, text)
             for key, one in inner.items():
-                if "\0" in key or not key.strip() or not all(key.split(".")):
-                    text = f"Do not include null bytes or empty parts in keys: [{key!r}] in [{name}]"
+                if "\0" in key:
+                    text = f"Do not include null bytes [\\0] in keys of [{name}]"
                     raise Fault(400, refused, text)
+                if not key or not all(part.strip() for part in (key.rstrip(".") if "." in key else "x").split(".")):
+                    # Servers before 9 expand dots within such a field too.
+                    raise Fault(400, refused, f"field name cannot contain only whitespace: ['{key}']")
                 waiting.append((f"{path}.{key}", one, depth + 1))
         elif isinstance(inner, list):
             waiting += [(path, one, depth) for one in inner]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import chain, repeat
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -30,7 +30,7 @@ from shipper.record import LEVELS, SEVERITIES, Record, Resource
 from sinks._render import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from shipper.errors import SinkError
     from shipper.record import Batch
@@ -53,8 +53,12 @@ LONGEST = 32_000
 DEEPEST = 18
 #: Levels of nesting that JSON text keeps; beyond, a value is its own text.
 _ABYSS = 200
-#: Texts of resource and level, and names of attributes, that are kept from batch to batch.
-_TAILS, _NAMES = 4_000, 10_000
+#: Texts of resource and level that are kept from batch to batch.
+_TAILS = 4_000
+#: Bytes without which no name in a block of JSON is odd. Looking for them is cheaper than looking at every name.
+_SUSPECTS = (b'"":', b'{".', b',".', b"..", b"\\u0000")
+_NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
+_MANY_OPENERS = re.compile(rb"[\[{]{%d}" % (DEEPEST + 1))
 #: Nanoseconds since 1970 from which on the seconds have ten digits.
 _TEN_DIGITS = 10**18
 _HOUR = 3_600_000_000_000
@@ -74,8 +78,6 @@ class Documents:
         self._ids = ids
         self._original = original
         self._tails: dict[tuple[Resource, int], str] = {}
-        #: Names of attributes that were looked at and are not odd.
-        self._fine: set[str] = set()
 
     def lines(self, batch: Batch) -> list[str]:
         """Give for each record its action and its document, two lines in one text."""
@@ -84,9 +86,10 @@ class Documents:
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
         messages = batch.messages if batch.messages is not None else batch.raws
         values = batch.attributes if batch.attributes is not None else [{}] * count
-        attributes = _texts(values)
+        block = _block(values)
+        attributes = _lines(block)
         tails = self._tails_of(batch.resources, severities)
-        for row in self._misfits(values, attributes):
+        for row in _misfits(block, attributes):
             tails[row] += ',"unindexed":true,"attributes":' + _encode(attributes[row]).decode()
             attributes[row] = "{}"
         originals = self._originals(batch, messages)
@@ -124,50 +127,6 @@ class Documents:
         if found is None:
             found = self._tails[resource, severity] = _tail(resource, severity)
         return found
-
-    def _misfits(self, values: Sequence[Mapping[str, Any]], texts: list[str]) -> set[int]:
-        """Give the rows whose attributes a ``flattened`` field might not take: too long, too deep, or an odd name."""
-        rows: set[int] = set()
-        if max(map(len, texts)) * 4 > LONGEST:
-            rows |= {row for row, text in enumerate(texts) if len(text) * 4 > LONGEST and len(text.encode()) > LONGEST}
-        if self._suspicious(values, texts):
-            rows |= {row for row, value in enumerate(values) if self._suspicious([value], [texts[row]])}
-        return rows
-
-    def _suspicious(self, values: Sequence[Mapping[str, Any]], texts: list[str]) -> bool:
-        """Tell whether any is too deep or has an odd name: all of them level by level, which is cheap."""
-        if self._any_odd(set(chain.from_iterable(values))):
-            return True
-        level: list[Any] = [
-            inner
-            for value, text in zip(values, texts, strict=True)
-            if "[" in text or text.rfind("{")  # none of these: nothing is nested
-            for inner in value.values()
-            if type(inner) is dict or type(inner) is list
-        ]
-        depth = 1
-        while level:
-            depth += 1
-            if depth > DEEPEST or self._any_odd(set(chain.from_iterable([one for one in level if type(one) is dict]))):
-                return True
-            level = [
-                inner
-                for one in level
-                for inner in (one.values() if type(one) is dict else one)
-                if type(inner) is dict or type(inner) is list
-            ]
-        return False
-
-    def _any_odd(self, names: Iterable[str]) -> bool:
-        fine = self._fine
-        if fine.issuperset(names):
-            return False
-        if any(map(_is_odd, names)):
-            return True
-        if len(fine) > _NAMES:
-            fine.clear()
-        fine.update(names)
-        return False
 
 
 def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
@@ -243,24 +202,68 @@ def _times(times: Sequence[int]) -> list[str]:
     if min(times) < _TEN_DIGITS:
         return list(map(rfc3339, times))
     texts = list(map(str, times))
-    whole = [text[:-9] for text in texts]
-    seconds = {second: rfc3339(int(second) * 1_000_000_000)[:20] for second in set(whole)}
-    return [f"{seconds[second]}{text[-9:]}Z" for second, text in zip(whole, texts, strict=True)]
+    seconds = {second: rfc3339(int(second) * 1_000_000_000)[:20] for second in {text[:10] for text in texts}}
+    return [seconds[text[:10]] + text[10:] + "Z" for text in texts]
 
 
 def _texts(values: Sequence[Any]) -> list[str]:
     """Give each value as JSON."""
+    return _lines(_block(values))
+
+
+def _block(values: Sequence[Any]) -> bytes:
+    """Give each value as a line of JSON, all in one."""
     try:
-        lines = _encoder.encode_lines(values).decode().split("\n")
+        return _encoder.encode_lines(values)
     except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
-        return [_json(value).decode() for value in values]
+        return b"".join([_json(value) + b"\n" for value in values])
+
+
+def _lines(block: bytes) -> list[str]:
+    lines = block.decode().split("\n")
     lines.pop()
     return lines
 
 
+def _misfits(block: bytes, lines: list[str]) -> set[int]:
+    """Give the rows whose attributes a ``flattened`` field might not take: too long, too deep, or an odd name."""
+    rows: set[int] = set()
+    if max(map(len, lines)) * 4 > LONGEST:
+        rows |= {row for row, line in enumerate(lines) if len(line) * 4 > LONGEST and len(line.encode()) > LONGEST}
+    if any(suspect in block for suspect in _SUSPECTS):
+        rows |= {row for row, line in enumerate(block.split(b"\n")[:-1]) if _has_odd_name(line)}
+    # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
+    openers = block.translate(None, _NO_OPENERS)
+    if _MANY_OPENERS.search(openers):
+        rows |= {
+            row
+            for row, opened in enumerate(openers.split(b"\n")[:-1])
+            if len(opened) > DEEPEST and len(list(_levels(_decode(lines[row])))) > DEEPEST
+        }
+    return rows
+
+
+def _has_odd_name(line: bytes) -> bool:
+    if not any(suspect in line for suspect in _SUSPECTS):
+        return False
+    return any(
+        _is_odd(name) for level in _levels(_decode(line)) for one in level if isinstance(one, dict) for name in one
+    )
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Give the objects and lists of each level of nesting, outermost first."""
+    level = [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        yield level
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+
+
 def _is_odd(name: str) -> bool:
-    """Tell whether a field of the server might not take a name: empty or blank between two dots, or with a NUL."""
-    return "\0" in name or not all(map(str.strip, name.split(".")))
+    """Tell whether a ``flattened`` field might not take a name: NUL; and, in servers that expand dots in it as they do
+    everywhere else, no name at all or an empty part before, between or instead of parts.
+    """
+    return "\0" in name or not name or not all(name.rstrip(".").split("."))
 
 
 def _json(value: Any) -> bytes:

@@ -207,18 +207,20 @@ def test_ids_are_far_below_the_limit() -> None:
 @pytest.mark.parametrize(
     "attributes",
     [
-        {"": "empty"}, {"a..b": 1}, {".a": 1}, {"a.": 1}, {" ": 1}, {"n": {"": 1}}, {"a\0b": 1},
+        {"": "empty"}, {"a..b": 1}, {".a": 1}, {".": 1}, {"n": {"": 1}}, {"n": [{"x": 1, ".y": 2}]}, {"a\0b": 1},
         {"long": "x" * 40_000}, {"é": "é" * 20_000}, {"k" * 40_000: 1}, {"l": [{"": {}}]},
     ],
     ids=lambda value: repr(value)[:12],
 )  # fmt: skip
 def test_attributes_that_no_index_takes_are_kept_as_text(server: ElasticsearchServer, attributes: Any) -> None:
-    written(server, make_batch(["odd", "plain"], attributes=[attributes, {"k": "..."}]))
+    """Others that look odd at first sight are indexed."""
+    plain_one = {"k": "...", "a.": "\0", " ": ['"":', ".x", ""], "x.y": '.{".,".'}
+    written(server, make_batch(["odd", "plain"], attributes=[attributes, plain_one]))
     odd, plain = server.documents()
     assert odd["attributes"] == {}
     assert odd["shipper"]["unindexed"] is True
-    assert plain["attributes"] == {"k": "..."}
-    assert [record.attributes for record in read(server, oldest_first=True)] == [attributes, {"k": "..."}]
+    assert plain["attributes"] == plain_one
+    assert [record.attributes for record in read(server, oldest_first=True)] == [attributes, plain_one]
 
 
 @pytest.mark.parametrize("flavour", ["elasticsearch", "opensearch"])
