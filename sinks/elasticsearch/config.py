@@ -92,6 +92,8 @@ class ElasticsearchConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=Tru
         if self.retention:
             if not parse_duration(self.retention):
                 raise ValueError("retention: leave it empty to keep data forever; 0 would delete all")
+            if self.sigv4 is not None and self.sigv4.service == "aoss":
+                raise ValueError("retention: OpenSearch Serverless has its own, the collection's data lifecycle policy")
             if not self.create_template:
                 raise ValueError("retention: stands in the index template, so it needs create_template: true")
         if parse_size(self.max_body) < 1 << 16:

@@ -34,8 +34,8 @@ def examine(config: ElasticsearchConfig) -> Iterator[Finding]:
             yield finding
         if fine:
             yield from _looked(config, session)
-    except SinkError as error:
-        yield Finding("reachable", "fail", str(error), "see the message")
+    except (SinkError, msgspec.MsgspecError, LookupError, TypeError, AttributeError) as error:
+        yield Finding("reachable", "fail", f"{session.what}: {error}", "see the message; a proxy may answer instead")
     finally:
         session.close()
 

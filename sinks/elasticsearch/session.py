@@ -13,6 +13,7 @@ import msgspec
 from shipper.errors import ConfigError, ParkedError, RetryableError
 from sinks import _http
 from sinks._http import Answer, Client
+from sinks.elasticsearch import faults
 
 if TYPE_CHECKING:
     from sinks.elasticsearch.config import ElasticsearchConfig
@@ -113,8 +114,9 @@ class Session:
         if self._config.sigv4 is not None and self._config.sigv4.service == "aoss":
             return Product("opensearch", 0, "", serverless=True)  # it answers nothing at its root
         answer = self.request("GET", "/")
-        if answer.status == 401 or answer.status >= 405:
-            raise _http.refusal(answer, self.what)
+        if answer.status not in {200, 403, 404}:
+            error = faults.of_answer(answer, self.what)
+            raise error if isinstance(error, RetryableError) else ParkedError(str(error), code=error.code)
         about = _mapping(answer.body).get("version")
         told = about if isinstance(about, dict) else {}
         version = str(told.get("number", ""))

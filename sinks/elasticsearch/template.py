@@ -123,11 +123,8 @@ def found(config: ElasticsearchConfig, session: Session) -> dict[str, Any] | Non
     if answer.status == 404:
         return None
     _check(answer, session, "read the index template")
-    try:
-        listed = msgspec.json.decode(answer.body)["index_templates"]
-        return dict(listed[0]["index_template"]) if listed else None
-    except (msgspec.DecodeError, UnicodeError, KeyError, TypeError, ValueError) as error:
-        raise ParkedError(f"{session.what}: this is no index template: {answer.text}", code="template") from error
+    listed = _decoded(answer, session).get("index_templates")
+    return dict(listed[0]["index_template"]) if listed else None
 
 
 def _policy(config: ElasticsearchConfig, session: Session, product: Product) -> None:
@@ -154,11 +151,19 @@ def _policy(config: ElasticsearchConfig, session: Session, product: Product) -> 
     path = f"/_plugins/_ism/policies/{config.template}"
     there = session.request("GET", path)
     query = {}
-    if there.status == 200:
-        told = msgspec.json.decode(there.body)
-        query = {"if_seq_no": str(told["_seq_no"]), "if_primary_term": str(told["_primary_term"])}
+    if there.status == 200:  # it is replaced only by who has seen it
+        told = _decoded(there, session)
+        query = {"if_seq_no": str(told.get("_seq_no")), "if_primary_term": str(told.get("_primary_term"))}
     answer = session.request("PUT", path, query, body=msgspec.json.encode(body))
     _check(answer, session, "create the policy for retention")
+
+
+def _decoded(answer: Answer, session: Session) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(answer.body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeError) as error:
+        text = f"{session.what}: cannot be read: {answer.text[:100]}; check the endpoint"
+        raise ParkedError(text, code="answer") from error
 
 
 def _check(answer: Answer, session: Session, what: str) -> None:

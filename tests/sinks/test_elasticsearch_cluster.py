@@ -97,6 +97,7 @@ def asked(server: ElasticsearchServer, ending: str) -> list[Any]:
         ({"password": "p"}, "username"),
         ({"retention": "0"}, "retention"),
         ({"retention": "30d", "create_template": False}, "create_template"),
+        ({"retention": "30d", "sigv4": {"region": "eu-west-1", "service": "aoss"}}, "lifecycle policy"),
         ({"max_body": "1KiB"}, "max_body"),
         ({"timeout": "0s"}, "timeout"),
         ({"mode": "table"}, "mode"),
@@ -329,6 +330,24 @@ def test_redirect_is_not_followed_with_credentials() -> None:
         assert thief.requests == []
 
 
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [(400, ParkedError), (401, ParkedError), (405, ParkedError), (429, RetryableError), (502, RetryableError)],
+)
+def test_server_that_does_not_say_what_it_is_is_asked_again(
+    server: ElasticsearchServer, status: int, error: type[SinkError]
+) -> None:
+    server.script(Reply(status))
+    sink = ElasticsearchSink(config(server))
+    with pytest.raises(error) as caught:
+        sink.open()
+    assert type(caught.value) is error
+    sink.open()
+    sink.write(make_batch(["a"]))
+    sink.close()
+    assert server.messages() == ["a"]
+
+
 def test_something_else_that_answers_parks(server: ElasticsearchServer) -> None:
     for reply in (Reply(200, b"<html>"), Reply(200, b"{}"), Reply(200, b"[]")):
         server.script(reply)
@@ -443,7 +462,7 @@ def test_server_away_while_preparing_is_retryable(server: ElasticsearchServer) -
     sink = ElasticsearchSink(config(server, retention="1d"))
     sink._session.product()
     server.script(Reply(200, b"not json"))
-    with pytest.raises(ParkedError, match="no index template"):
+    with pytest.raises(ParkedError, match="cannot be read"):
         sink.open()
     server.script(Reply(429, b""))
     with pytest.raises(RetryableError) as caught:
@@ -722,6 +741,11 @@ def test_rights_that_are_missing_are_named(server: ElasticsearchServer) -> None:
     finding = _found(server)["rights"]
     assert finding.verdict == "fail"
     assert "create_doc" in finding.evidence
+
+
+def test_answers_that_make_no_sense_are_findings_not_faults(server: ElasticsearchServer) -> None:
+    server.script(Reply(400), Reply(200, b'{"version":{"number":"9.0.0"}}'), Reply(200, b"<html>"))
+    assert _found(server)["reachable"].verdict == "fail"
 
 
 def test_healthcheck_tells_a_wrong_password_and_an_absent_server(server: ElasticsearchServer) -> None:
