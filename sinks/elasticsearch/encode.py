@@ -56,11 +56,9 @@ _ABYSS = 200
 #: Texts of resource and level that are kept from batch to batch.
 _TAILS = 4_000
 #: Bytes without which no name in a block of JSON is odd. Looking for them is cheaper than looking at every name.
-_SUSPECTS = (b'"":', b'{".', b',".', b"..", b"\\u0000")
+_SUSPECTS = (b'"":', b'".', b"..", b"\\u0000")
 _NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
 _MANY_OPENERS = re.compile(rb"[\[{]{%d}" % (DEEPEST + 1))
-#: Nanoseconds since 1970 from which on the seconds have ten digits.
-_TEN_DIGITS = 10**18
 _HOUR = 3_600_000_000_000
 _CANONICAL = frozenset(SEVERITIES.values())
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -93,16 +91,17 @@ class Documents:
             tails[row] += ',"unindexed":true,"attributes":' + _encode(attributes[row]).decode()
             attributes[row] = "{}"
         originals = self._originals(batch, messages)
-        columns = zip(ids, _times(batch.times), _texts(messages), attributes, originals, tails, strict=True)
+        times, second = _times(batch.times)
+        columns = zip(ids, times, _texts(messages), attributes, originals, tails, strict=True)
         if self._ids:
             return [
-                f'{{"create":{{"_id":"{one}"}}}}\n{{"@timestamp":"{time}","message":{message},"attributes":{details}'
-                f',"event":{{"id":"{one}"{original}{tail}}}}}\n'
+                f'{{"create":{{"_id":"{one}"}}}}\n{{"@timestamp":"{second[time[:-9]]}{time[-9:]}Z","message":{message}'
+                f',"attributes":{details},"event":{{"id":"{one}"{original}{tail}}}}}\n'
                 for one, time, message, details, original, tail in columns
             ]
         return [
-            f'{{"create":{{}}}}\n{{"@timestamp":"{time}","message":{message},"attributes":{details}'
-            f',"event":{{"id":"{one}"{original}{tail}}}}}\n'
+            f'{{"create":{{}}}}\n{{"@timestamp":"{second[time[:-9]]}{time[-9:]}Z","message":{message}'
+            f',"attributes":{details},"event":{{"id":"{one}"{original}{tail}}}}}\n'
             for one, time, message, details, original, tail in columns
         ]
 
@@ -159,7 +158,7 @@ def misfits(batch: Batch) -> dict[int, SinkError]:
 
 def pieces(lines: Sequence[str], most: int) -> list[range]:
     """Cut rows into runs whose texts together have at most ``most`` bytes; a row that is longer stands alone."""
-    sizes = [len(line) if line.isascii() else len(line.encode()) for line in lines]
+    sizes = list(map(len, lines if all(map(str.isascii, lines)) else map(str.encode, lines)))
     if sum(sizes) <= most:
         return [range(len(lines))] if lines else []
     runs: list[range] = []
@@ -197,13 +196,14 @@ def _tail(resource: Resource, severity: int) -> str:
     return event + "}," + _json(fields).decode()[1:-2]
 
 
-def _times(times: Sequence[int]) -> list[str]:
-    """Give each time like `rfc3339`; the text of each second is made once."""
-    if min(times) < _TEN_DIGITS:
-        return list(map(rfc3339, times))
+def _times(times: Sequence[int]) -> tuple[list[str], dict[str, str]]:
+    """Give each time's nanoseconds in at least nine digits, and the text of each second, which comes before the last
+    nine; like `rfc3339`, but the text of a second is made once.
+    """
     texts = list(map(str, times))
-    seconds = {second: rfc3339(int(second) * 1_000_000_000)[:20] for second in {text[:10] for text in texts}}
-    return [seconds[text[:10]] + text[10:] + "Z" for text in texts]
+    if min(times) < 1_000_000_000:
+        texts = [text.zfill(10) for text in texts]
+    return texts, {second: rfc3339(int(second) * 1_000_000_000)[:20] for second in {text[:-9] for text in texts}}
 
 
 def _texts(values: Sequence[Any]) -> list[str]:

@@ -20,6 +20,7 @@ from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
+from sinks._render import rfc3339
 from sinks.elasticsearch import ElasticsearchConfig, ElasticsearchReader, ElasticsearchSink, encode, faults
 
 DAY = 86_400 * 10**9
@@ -267,10 +268,11 @@ def test_more_resources_than_are_remembered(server: ElasticsearchServer, monkeyp
     assert len({record.resource.service for record in read(server)}) == 60
 
 
-@pytest.mark.parametrize("time_ns", [0, encode.LAST_NS])
+@pytest.mark.parametrize("time_ns", [0, 1, 999_999_999, 1_000_000_000, 10**18 - 1, 10**18, encode.LAST_NS])
 def test_first_and_last_time_that_the_field_holds(server: ElasticsearchServer, time_ns: int) -> None:
     written(server, make_batch(["edge"], start_ns=time_ns))
     assert [record.time_ns for record in read(server)] == [time_ns]
+    assert server.documents()[0]["@timestamp"] == rfc3339(time_ns)
 
 
 def test_time_beyond_the_field_is_refused_alone_and_by_a_known_rule(server: ElasticsearchServer) -> None:
