@@ -83,18 +83,20 @@ class ElasticsearchReader(Reader):
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises RetryableError when the server is away, ParkedError for login or rights."""
         left = query.limit
+        if left == 0:
+            return
         # A millisecond is put in order when all of it is there.
         for _, group in groupby(self._records(query), key=lambda record: record.time_ns // _MILLISECOND):
             seen: set[str] = set()
             for record in sorted(group, key=_by_time, reverse=not query.oldest_first):
-                if left is not None and left <= 0:
-                    return
                 if record.id in seen or not _matches(query, record):
                     continue
                 seen.add(record.id)
+                yield record
                 if left is not None:
                     left -= 1
-                yield record
+                    if left == 0:
+                        return
 
     def close(self) -> None:
         """Close the point in time and the connections."""

@@ -154,6 +154,9 @@ class Session:
 
                 self._signer = Signer(config.sigv4)
             given |= self._signer.headers(method, self.client.base + target, body or b"", headers)
+        login = given.get("Authorization", "")
+        if not (login.isascii() and login.isprintable()):
+            raise ParkedError("the secret has a line break or a character that no header can carry", code="secret")
         return given
 
 

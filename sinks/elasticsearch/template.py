@@ -107,14 +107,15 @@ def prepare(config: ElasticsearchConfig, session: Session) -> None:
         return
     if config.retention:
         _policy(config, session, product)
-    answer = session.request("PUT", f"/_index_template/{config.template}", body=msgspec.json.encode(wanted))
-    _check(answer, session, "create the index template")
     if config.retention and product.elastic and config.data_stream and "*" not in config.pattern:
         # A data stream that is there already took the retention of the template it was made by.
         body = msgspec.json.encode({"data_retention": _age(config.retention)})
         answer = session.request("PUT", f"/_data_stream/{config.pattern}/_lifecycle", body=body)
         if answer.status != 404:
             _check(answer, session, "set the retention")
+    # Last: its digest says that all of this is done.
+    answer = session.request("PUT", f"/_index_template/{config.template}", body=msgspec.json.encode(wanted))
+    _check(answer, session, "create the index template")
 
 
 def found(config: ElasticsearchConfig, session: Session) -> dict[str, Any] | None:

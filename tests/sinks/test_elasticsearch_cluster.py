@@ -178,6 +178,15 @@ def test_secret_is_read_from_its_file_each_time(tmp_path: Path, name: str) -> No
         sink.close()
 
 
+@pytest.mark.parametrize("key", ["kéy", "k\ney", "k\u2028"])
+def test_secret_that_no_header_can_carry_is_the_operators_fault(server: ElasticsearchServer, key: str) -> None:
+    for name in ("api_key", "bearer_token"):
+        sink = ElasticsearchSink(config(server, **{name: key}))
+        with pytest.raises(ParkedError, match="no header can carry"):
+            sink.open()
+        sink.close()
+
+
 @pytest.fixture
 def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
@@ -431,6 +440,20 @@ def test_retention_of_a_stream_and_of_dated_indices_in_elasticsearch(server: Ela
     assert server.lifecycles == {"logs-shipper-default": {"data_retention": "90s"}}
 
 
+def test_retention_that_could_not_be_set_is_tried_again(server: ElasticsearchServer) -> None:
+    index = "logs-shipper-default"
+    written(server, make_batch(["a"]), index=index)
+    server.refuse = (f"/_data_stream/{index}",)
+    sink = ElasticsearchSink(config(server, index=index, retention="1d"))
+    for _ in range(2):
+        with pytest.raises(ParkedError, match="cannot set the retention"):
+            sink.open()
+    server.refuse = ()
+    sink.open()
+    sink.close()
+    assert server.lifecycles == {index: {"data_retention": "1d"}}
+
+
 def test_retention_in_opensearch_and_its_change() -> None:
     with ElasticsearchServer(flavour="opensearch") as server:
         written(server, make_batch(["a"]), retention="30d")
@@ -586,6 +609,8 @@ def test_limit_and_order_over_page_boundaries(
     batch = make_batch([str(index) for index in range(2500)])
     written(server, batch)
     messages = [record.message for record in read(server, limit=limit, oldest_first=oldest_first)]
+    # No page is asked for that nobody needs.
+    assert len(asked(server, "/_search")) <= {0: 0, 1: 1, 199: 1, 200: 2, 1200: 3}.get(2500 if limit is None else limit, 4)
     wanted = batch.messages if oldest_first else (batch.messages or [])[::-1]
     assert wanted is not None
     assert messages == wanted[:limit]
