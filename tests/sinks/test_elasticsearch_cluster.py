@@ -610,7 +610,9 @@ def test_limit_and_order_over_page_boundaries(
     written(server, batch)
     messages = [record.message for record in read(server, limit=limit, oldest_first=oldest_first)]
     # No page is asked for that nobody needs.
-    assert len(asked(server, "/_search")) <= {0: 0, 1: 1, 199: 1, 200: 2, 1200: 3}.get(2500 if limit is None else limit, 4)
+    assert len(asked(server, "/_search")) <= {0: 0, 1: 1, 199: 1, 200: 2, 1200: 3}.get(
+        2500 if limit is None else limit, 4
+    )
     wanted = batch.messages if oldest_first else (batch.messages or [])[::-1]
     assert wanted is not None
     assert messages == wanted[:limit]
