@@ -141,7 +141,7 @@ def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
     return dict(found)
 
 
-def misfits(batch: Batch) -> dict[int, SinkError]:
+def out_of_range(batch: Batch) -> dict[int, SinkError]:
     """Give the rows whose time no ``date_nanos`` can hold."""
     if not len(batch) or (min(batch.times) >= 0 and max(batch.times) <= LAST_NS):
         return {}

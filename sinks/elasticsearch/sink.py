@@ -14,7 +14,7 @@ from sinks import _http
 from sinks._outcome import Outcome
 from sinks.elasticsearch import faults, template
 from sinks.elasticsearch.config import ElasticsearchConfig
-from sinks.elasticsearch.encode import Documents, by_index, misfits, pieces
+from sinks.elasticsearch.encode import Documents, by_index, out_of_range, pieces
 from sinks.elasticsearch.examine import examine
 from sinks.elasticsearch.session import Session
 
@@ -95,7 +95,7 @@ class ElasticsearchSink(Sink):
             return
         outcome = Outcome(len(batch))
         rows: Sequence[int] = range(len(batch))
-        refused = misfits(batch)
+        refused = out_of_range(batch)
         if refused:
             for row, error in refused.items():
                 outcome.refuse(row, error)
