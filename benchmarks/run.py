@@ -148,6 +148,17 @@ def to_sqlite(bench: Bench) -> None:
     bench.add(Figure("Docker log to SQLite: resident memory, peak", peak(runs), "MiB", 64))
 
 
+def to_elasticsearch(bench: Bench) -> None:
+    """Into a stand-in of its own process that discards: what is measured is ours, not the server's."""
+    nothing, _ = bench.costs(lambda: {"type": "blackhole"})
+    with discarding("elasticsearch_server") as url:
+        ratio, runs = bench.costs(lambda: {"type": "elasticsearch", "endpoint": url})
+    note = f"{rate(bench, runs):,.0f} lines/s"
+    job = "Docker log to Elasticsearch, on top of reading and parsing: CPU"
+    bench.add(Figure(job, ratio - nothing, "yardsticks", 3, note=note))
+    bench.add(Figure("Docker log to Elasticsearch: resident memory, peak", peak(runs), "MiB", 64))
+
+
 def memory_over_file_size(bench: Bench) -> None:
     peaks = []
     for lines in (bench.lines // 5, bench.lines):
@@ -296,6 +307,7 @@ def latency_of(bench: Bench, name: str, sink: dict[str, Any], count: Callable[[]
 JOBS = (
     parse_to_nothing,
     to_sqlite,
+    to_elasticsearch,
     memory_over_file_size,
     to_mariadb,
     to_loki,

@@ -176,8 +176,11 @@ class Delivery:
         while True:
             try:
                 self._ensure_open()
-                with self._outside():
-                    self.sink.write(batch)
+                try:
+                    with self._outside():
+                        self.sink.write(batch)
+                finally:
+                    self._count_diverted()
             except PartialError as error:
                 return self._write_rest(batch, error, rejected)
             except RetryableError as error:
@@ -250,6 +253,14 @@ class Delivery:
             log.warning(
                 "record refused for good; it is in the dead letters",
                 sink=self.name, reason=str(error), code=error.code, records=len(rejected),
+            )  # fmt: skip
+
+    def _count_diverted(self) -> None:
+        for reason, lines in self.sink.diverted().items():
+            self._metrics.diverted(self.name, reason, lines)
+            log.warning(
+                "the destination put records aside; look there why, they are not sent again",
+                sink=self.name, reason=reason, records=lines,
             )  # fmt: skip
 
     def _ensure_open(self) -> None:

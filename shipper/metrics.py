@@ -48,6 +48,12 @@ MAYBE_DOUBLED = Metric(
     "Requests sent again although the backend may have stored them and cannot tell doubles by id.",
     ("sink",),
 )
+DIVERTED = Metric(
+    "shipper_sink_diverted_total",
+    "counter",
+    "Lines that the destination took but put aside, such as into a failure store, by reason.",
+    ("sink", "reason"),
+)
 DROPPED = Metric(
     "shipper_dropped_total", "counter", "Lines that will never reach a sink, against the user's wish.", ("reason",)
 )
@@ -85,6 +91,7 @@ METRICS = (
     ACKED,
     RETRIES,
     MAYBE_DOUBLED,
+    DIVERTED,
     DROPPED,
     FILTERED,
     LOST_BYTES,
@@ -133,6 +140,11 @@ class Metrics:
         """Count one request whose outcome is unknown at a backend that cannot tell doubles by id."""
         with self._lock:
             self._add(MAYBE_DOUBLED, (sink,), 1)
+
+    def diverted(self, sink: str, reason: str, lines: int) -> None:
+        """Count lines that a destination took but put aside."""
+        with self._lock:
+            self._add(DIVERTED, (sink, reason), lines)
 
     def dropped(self, reason: str, lines: int) -> None:
         """Count lines that were given up."""

@@ -17,7 +17,7 @@ from shipper.errors import SinkError
 from shipper.secret import masked_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from shipper.query import Query
     from shipper.record import Batch, Record
@@ -124,6 +124,13 @@ class Sink(ABC):
 
     def resume(self, position: str | None) -> None:  # noqa: B027 - most backends tell doubles by id
         """Take back, before ``open``, what ``position`` said at the last checkpoint; ``None`` if never saved."""
+
+    def diverted(self) -> Mapping[str, int]:
+        """Count, by reason, records of the last ``write`` that the destination took but put aside (a failure store).
+
+        Called by the delivery after each write, whatever its outcome; what it gives is counted and warned of once.
+        """
+        return {}
 
     def healthcheck(self) -> None:
         """Prove that the backend would take a write, without writing. Raises SinkError. Default: ``open``."""

@@ -404,3 +404,19 @@ def test_answer_to_opening_that_never_came_leaves_no_doubt(tmp_path: Path) -> No
     assert rig.metrics.value("shipper_sink_maybe_doubled_total", sink="s") == 0
     assert len(rig.clock.waits) == 2
     rig.ledger.close()
+
+
+def test_what_the_destination_put_aside_is_counted_once_and_not_sent_again(tmp_path: Path) -> None:
+    class Aside(ListSink):
+        def diverted(self) -> dict[str, int]:
+            return {"failure_store": 2} if self.calls == 1 else {}
+
+    sink = Aside(fail_times(PartialError({2: RetryableError("busy")}), 1))
+    rig = Rig(tmp_path, sink)
+    rig.put("a", "b", "c")
+    rig.run()
+    assert sink.taken == ["a", "b", "c"]
+    assert rig.metrics.value("shipper_sink_diverted_total", sink="s", reason="failure_store") == 2
+    assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 3
+    assert rig.dead() == []
+    rig.ledger.close()

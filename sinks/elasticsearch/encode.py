@@ -1,0 +1,362 @@
+r"""How a record becomes a document, and a document a record again.
+
+::
+
+    @timestamp message attributes{} event{id original severity} log{level iostream file{path}}
+    service{name} container{id name image{name}} host{name}
+    shipper{source resource{} unindexed attributes resource_unindexed resource_text}
+
+* ``@timestamp`` is RFC 3339 with nine digits, for a ``date_nanos``: 1970 to 2262. What lies outside is refused.
+* Attributes of the resource that ECS has a field for stand there, all others in ``shipper.resource`` by their names.
+* ``attributes`` is the record's, of whatever type; the source keeps it exactly. What a ``flattened`` field might not
+  take (deep nesting, odd names, terms of more than 32,766 bytes) is JSON text in ``shipper.attributes`` instead, which
+  nothing indexes, and ``shipper.unindexed`` is true. So with ``shipper.resource`` and ``shipper.resource_text``.
+* ``event.severity`` is there when the level alone does not say it.
+* Lone surrogates become U+FFFD, NaN and infinities null.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shipper.errors import PermanentError
+from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from sinks._render import rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from shipper.errors import SinkError
+    from shipper.record import Batch
+
+#: Where ECS (or, for the stream, OpenTelemetry) keeps attributes of a resource.
+PATHS = {
+    "service.name": ("service", "name"),
+    "container.id": ("container", "id"),
+    "container.name": ("container", "name"),
+    "container.image.name": ("container", "image", "name"),
+    "host.name": ("host", "name"),
+    "log.file.path": ("log", "file", "path"),
+    "log.iostream": ("log", "iostream"),
+}
+#: Nanoseconds since 1970 that a ``date_nanos`` field holds (Elasticsearch's and OpenSearch's page of the type).
+LAST_NS = (1 << 63) - 1
+#: Bytes of JSON below which no term of a ``flattened`` field can exceed Lucene's 32,766.
+LONGEST = 32_000
+#: Levels of nesting that are indexed; ``flattened`` takes 20 (its depth_limit).
+DEEPEST = 18
+#: Levels of nesting that JSON text keeps; beyond, a value is its own text.
+_ABYSS = 200
+#: Texts of resource and level that are kept from batch to batch.
+_TAILS = 4_000
+#: Bytes without which no name in a block of JSON is odd. Looking for them is cheaper than looking at every name.
+_SUSPECTS = (b'"":', b'".', b"..", b"\\u0000")
+_NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
+_MANY_OPENERS = re.compile(rb"[\[{]{%d}" % (DEEPEST + 1))
+_HOUR = 3_600_000_000_000
+_CANONICAL = frozenset(SEVERITIES.values())
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+_encode = _encoder.encode
+_decode = msgspec.json.decode
+
+
+class Documents:
+    """Makes the lines of bulk requests. ``ids`` gives each document its record's id, ``original`` adds the raw line."""
+
+    def __init__(self, *, ids: bool, original: bool) -> None:
+        self._ids = ids
+        self._original = original
+        self._tails: dict[tuple[Resource, int], str] = {}
+
+    def lines(self, batch: Batch) -> list[str]:
+        """Give for each record its action and its document, two lines in one text."""
+        count = len(batch)
+        ids = batch.ids
+        severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
+        messages = batch.messages if batch.messages is not None else batch.raws
+        values = batch.attributes if batch.attributes is not None else [{}] * count
+        block = _block(values)
+        attributes = _lines(block)
+        tails = self._tails_of(batch.resources, severities)
+        for row in _misfits(block, attributes):
+            tails[row] += ',"unindexed":true,"attributes":' + _encode(attributes[row]).decode()
+            attributes[row] = "{}"
+        originals = self._originals(batch, messages)
+        times, second = _times(batch.times)
+        columns = zip(ids, times, _texts(messages), attributes, originals, tails, strict=True)
+        if self._ids:
+            return [
+                f'{{"create":{{"_id":"{one}"}}}}\n{{"@timestamp":"{second[time[:-9]]}{time[-9:]}Z","message":{message}'
+                f',"attributes":{details},"event":{{"id":"{one}"{original}{tail}}}}}\n'
+                for one, time, message, details, original, tail in columns
+            ]
+        return [
+            f'{{"create":{{}}}}\n{{"@timestamp":"{second[time[:-9]]}{time[-9:]}Z","message":{message}'
+            f',"attributes":{details},"event":{{"id":"{one}"{original}{tail}}}}}\n'
+            for one, time, message, details, original, tail in columns
+        ]
+
+    def _originals(self, batch: Batch, messages: list[str]) -> Iterable[str]:
+        if not self._original:
+            return repeat("", len(messages))
+        return [
+            "" if raw == message else ',"original":' + text
+            for raw, message, text in zip(batch.raws, messages, _texts(batch.raws), strict=True)
+        ]
+
+    def _tails_of(self, resources: list[Resource], severities: list[int]) -> list[str]:
+        if len(self._tails) > _TAILS:
+            self._tails.clear()
+        if resources.count(resources[0]) == len(resources):  # told by identity: the batch is of one file, as most are
+            table = {severity: self._tail(resources[0], severity) for severity in set(severities)}
+            return [table[severity] for severity in severities]
+        return [self._tail(resource, severity) for resource, severity in zip(resources, severities, strict=True)]
+
+    def _tail(self, resource: Resource, severity: int) -> str:
+        found = self._tails.get((resource, severity))
+        if found is None:
+            found = self._tails[resource, severity] = _tail(resource, severity)
+        return found
+
+
+def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
+    """Give the places of the times of each index, by the index's name. Times are in UTC."""
+    first, last = ((_EPOCH + timedelta(hours=time_ns // _HOUR)) for time_ns in (min(times), max(times)))
+    if (first.date(), first.hour) == (last.date(), last.hour) or (first.date() == last.date() and "%H" not in pattern):
+        return {first.strftime(pattern): range(len(times))}
+    hours = [time_ns // _HOUR for time_ns in times]
+    names = {hour: (_EPOCH + timedelta(hours=hour)).strftime(pattern) for hour in set(hours)}
+    found: dict[str, list[int]] = {}
+    for place, hour in enumerate(hours):
+        found.setdefault(names[hour], []).append(place)
+    return dict(found)
+
+
+def out_of_range(batch: Batch) -> dict[int, SinkError]:
+    """Give the rows whose time no ``date_nanos`` can hold."""
+    if not len(batch) or (min(batch.times) >= 0 and max(batch.times) <= LAST_NS):
+        return {}
+    return {
+        row: PermanentError(
+            f"the time {time_ns} ns since 1970 is outside of the years 1970 to 2262 that a date_nanos field holds",
+            code="time_range",
+            certain=True,
+        )
+        for row, time_ns in enumerate(batch.times)
+        if not 0 <= time_ns <= LAST_NS
+    }
+
+
+def pieces(lines: Sequence[str], most: int) -> list[range]:
+    """Cut rows into runs whose texts together have at most ``most`` bytes; a row that is longer stands alone."""
+    sizes = list(map(len, lines if all(map(str.isascii, lines)) else map(str.encode, lines)))
+    if sum(sizes) <= most:
+        return [range(len(lines))] if lines else []
+    runs: list[range] = []
+    start = size = 0
+    for row, one in enumerate(sizes):
+        if size and size + one > most:
+            runs.append(range(start, row))
+            start, size = row, 0
+        size += one
+    runs.append(range(start, len(lines)))
+    return runs
+
+
+def _tail(resource: Resource, severity: int) -> str:
+    """Give the rest of ``event`` and all fields behind it, up to the members of ``shipper``."""
+    fields: dict[str, Any] = {"log": {"level": LEVELS[severity]}}
+    rest = {}
+    for name, value in resource.attributes.items():
+        path = PATHS.get(name)
+        if path is None:
+            rest[name] = value
+            continue
+        place = fields
+        for part in path[:-1]:
+            place = place.setdefault(part, {})
+        place[path[-1]] = value
+    own: dict[str, Any] = {"source": resource.source}
+    text = _json(rest)
+    if any(map(_is_odd, rest)) or len(text) > LONGEST:
+        own |= {"resource_unindexed": True, "resource_text": text.decode()}
+    elif rest:
+        own["resource"] = rest
+    fields["shipper"] = own
+    event = "" if severity in _CANONICAL else f',"severity":{severity}'
+    return event + "}," + _json(fields).decode()[1:-2]
+
+
+def _times(times: Sequence[int]) -> tuple[list[str], dict[str, str]]:
+    """Give each time's nanoseconds in at least nine digits, and the text of each second, which comes before the last
+    nine; like `rfc3339`, but the text of a second is made once.
+    """
+    texts = list(map(str, times))
+    if min(times) < 1_000_000_000:
+        texts = [text.zfill(10) for text in texts]
+    return texts, {second: rfc3339(int(second) * 1_000_000_000)[:20] for second in {text[:-9] for text in texts}}
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """Give each value as JSON."""
+    return _lines(_block(values))
+
+
+def _block(values: Sequence[Any]) -> bytes:
+    """Give each value as a line of JSON, all in one."""
+    try:
+        return _encoder.encode_lines(values)
+    except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
+        return b"".join([_json(value) + b"\n" for value in values])
+
+
+def _lines(block: bytes) -> list[str]:
+    lines = block.decode().split("\n")
+    lines.pop()
+    return lines
+
+
+def _misfits(block: bytes, lines: list[str]) -> set[int]:
+    """Give the rows whose attributes a ``flattened`` field might not take: too long, too deep, or an odd name."""
+    rows: set[int] = set()
+    if max(map(len, lines)) * 4 > LONGEST:
+        rows |= {row for row, line in enumerate(lines) if len(line) * 4 > LONGEST and len(line.encode()) > LONGEST}
+    if any(suspect in block for suspect in _SUSPECTS):
+        rows |= {row for row, line in enumerate(block.split(b"\n")[:-1]) if _has_odd_name(line)}
+    # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
+    openers = block.translate(None, _NO_OPENERS)
+    if _MANY_OPENERS.search(openers):
+        rows |= {
+            row
+            for row, opened in enumerate(openers.split(b"\n")[:-1])
+            if len(opened) > DEEPEST and len(list(_levels(_decode(lines[row])))) > DEEPEST
+        }
+    return rows
+
+
+def _has_odd_name(line: bytes) -> bool:
+    if not any(suspect in line for suspect in _SUSPECTS):
+        return False
+    return any(
+        _is_odd(name) for level in _levels(_decode(line)) for one in level if isinstance(one, dict) for name in one
+    )
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Give the objects and lists of each level of nesting, outermost first."""
+    level = [value]
+    while level := [one for one in level if isinstance(one, dict | list)]:
+        yield level
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one)]
+
+
+def _is_odd(name: str) -> bool:
+    """Tell whether a ``flattened`` field might not take a name: NUL; and, in servers that expand dots in it as they do
+    everywhere else, no name at all or an empty part before, between or instead of parts.
+    """
+    return "\0" in name or not name or not all(name.rstrip(".").split("."))
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return _encode(value)
+    except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
+        return _encode(_mended(value))
+
+
+def _mended(value: Any, depth: int = 0) -> Any:
+    """Make a value that JSON holds."""
+    if depth > _ABYSS:
+        return _clean(repr(value))
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, dict):
+        return {_clean(str(key)): _mended(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_mended(item, depth + 1) for item in value]
+    try:
+        return msgspec.Raw(_encode(value))
+    except (UnicodeError, ValueError, TypeError, OverflowError):
+        return _clean(str(value))
+
+
+def _clean(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)
+
+
+# Back again
+
+
+class Decoder:
+    """Makes records of documents; equal resources share one object."""
+
+    def __init__(self) -> None:
+        self._resources: dict[str, Resource] = {}
+
+    def record(self, name: str, source: Mapping[str, Any]) -> Record:
+        """Make the record of a document and its ``_id``. Raises ValueError for a time that nobody can read."""
+        event, own = _part(source, "event"), _part(source, "shipper")
+        message = source.get("message")
+        message = message if isinstance(message, str) else ""
+        level = str(_part(source, "log").get("level") or "info")
+        severity = event.get("severity")
+        if not isinstance(severity, int) or not 0 <= severity < len(LEVELS):
+            severity = SEVERITIES.get(level, SEVERITIES["info"])
+        kept = own.get("attributes")
+        attributes = _decode(kept) if isinstance(kept, str) else source.get("attributes")
+        return Record(
+            id=str(event.get("id") or name),
+            time_ns=parse_time(str(source.get("@timestamp"))),
+            severity=severity,
+            message=message,
+            attributes=attributes if isinstance(attributes, dict) else {},
+            raw=str(event.get("original", message)),
+            resource=self._resource(source, own),
+            offset=0,
+        )
+
+    def _resource(self, source: Mapping[str, Any], own: Mapping[str, Any]) -> Resource:
+        attributes: dict[str, str] = {}
+        for name, path in PATHS.items():
+            value: Any = source
+            for part in path:
+                value = value.get(part) if isinstance(value, dict) else None
+            if isinstance(value, str):
+                attributes[name] = value
+        text = own.get("resource_text")
+        attributes |= _decode(text) if isinstance(text, str) else _part(own, "resource")
+        where = str(own.get("source", ""))
+        key = repr((where, attributes))
+        found = self._resources.get(key)
+        if found is None:
+            found = self._resources[key] = Resource(where, attributes)
+        return found
+
+
+def _part(source: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = source.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def parse_time(text: str) -> int:
+    """Give nanoseconds since 1970 UTC of an RFC 3339 time with up to nine digits. Raises ValueError."""
+    if len(text) > 19 and text[-1] == "Z":
+        return _second(text[:19]) * 1_000_000_000 + int(text[20:-1].ljust(9, "0")[:9] or 0)
+    moment = datetime.fromisoformat(text)
+    since = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000_000 + since.microseconds * 1000
+
+
+@lru_cache(maxsize=1024)
+def _second(text: str) -> int:
+    since = datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH
+    return since.days * 86_400 + since.seconds

@@ -1,0 +1,217 @@
+"""Index records in Elasticsearch or OpenSearch with ``_bulk``, each once: what goes out and what the answers mean."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from shipper.errors import ParkedError, RetryableError
+from shipper.sink import Limits, Sink, SinkConfig
+from shipper.units import parse_size
+from sinks import _http
+from sinks._outcome import Outcome
+from sinks.elasticsearch import faults, template
+from sinks.elasticsearch.config import ElasticsearchConfig
+from sinks.elasticsearch.encode import Documents, by_index, out_of_range, pieces
+from sinks.elasticsearch.examine import examine
+from sinks.elasticsearch.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from shipper.record import Batch
+    from shipper.sink import Finding
+    from sinks._http import Answer
+
+#: What is asked to be in the answer. Each item's status must be: its place tells which document it is of.
+_WANTED = "errors,items.*.status,items.*.failure_store,items.*.error.type,items.*.error.reason"
+#: Bytes below which the size of a request is not cut further, whatever the server refuses.
+_SMALLEST = 1 << 16
+#: Lines that become bytes at a time: a whole body in one piece would be copied, and be in memory, more than once.
+_PART = 100
+#: The reason under which documents in a failure store are counted.
+FAILURE_STORE = "failure_store"
+
+
+class _Error(msgspec.Struct, frozen=True):
+    type: str = ""
+    reason: str = ""
+
+
+class _Item(msgspec.Struct, frozen=True):
+    status: int
+    failure_store: str = ""
+    error: _Error = _Error()
+
+
+class _Action(msgspec.Struct, frozen=True):
+    create: _Item
+
+
+class _Bulk(msgspec.Struct, frozen=True):
+    items: list[_Action]
+
+
+_decoder = msgspec.json.Decoder(_Bulk, strict=False)
+
+
+class ElasticsearchSink(Sink):
+    """Delivers batches by ``create``: a document whose id is there already is a repeat, and taken."""
+
+    config: ClassVar[type[SinkConfig]] = ElasticsearchConfig
+    limits = Limits(records=5_000, bytes=2 << 20)
+
+    def __init__(self, config: ElasticsearchConfig) -> None:
+        """Open nothing. Raises ConfigError."""
+        self._config = config
+        self._session = Session(config)
+        self._ids = config.ids == "record"
+        self._documents = Documents(ids=self._ids, original=config.original)
+        self._query = {"filter_path": _WANTED}
+        if config.pipeline:
+            self._query["pipeline"] = config.pipeline
+        self._headers = {"Content-Type": "application/x-ndjson"}
+        if config.compression == "gzip":
+            self._headers["Content-Encoding"] = "gzip"
+        #: Bytes of a request before compression; a 413 lowers it for good.
+        self._most = parse_size(config.max_body)
+        self._prepared = False
+        self._diverted: Counter[str] = Counter()
+
+    def open(self) -> None:
+        """Prove that the server answers and takes the login; make the template once. Raises RetryableError."""
+        if self._prepared:
+            return
+        self._session.product()
+        if self._config.create_template:
+            template.prepare(self._config, self._session)
+        self._prepared = True
+
+    def write(self, batch: Batch) -> None:
+        """Index every record. Raises RetryableError, ParkedError, PermanentError or PartialError."""
+        if not len(batch):
+            return
+        outcome = Outcome(len(batch))
+        rows: Sequence[int] = range(len(batch))
+        refused = out_of_range(batch)
+        if refused:
+            for row, error in refused.items():
+                outcome.refuse(row, error)
+            rows = [row for row in rows if row not in refused]
+            batch = batch.select(rows)
+        if rows:
+            self._write_all(batch, rows, outcome)
+        outcome.close()
+
+    def _write_all(self, batch: Batch, rows: Sequence[int], outcome: Outcome) -> None:
+        """Send each index its documents. Its name stands in the URL alone: in the lines some servers forbid it."""
+        lines = self._documents.lines(batch)
+        if not self._config.dated:
+            self._write_to(self._config.index, lines, rows, outcome)
+            return
+        for name, mine in by_index(self._config.index, batch.times).items():
+            whole = len(mine) == len(rows)
+            self._write_to(
+                name,
+                lines if whole else [lines[place] for place in mine],
+                rows if whole else [rows[place] for place in mine],
+                outcome,
+            )
+
+    def _write_to(self, index: str, lines: list[str], rows: Sequence[int], outcome: Outcome) -> None:
+        waiting = pieces(lines, self._most)[::-1]
+        while waiting:
+            piece = waiting.pop()
+            mine = rows[piece.start : piece.stop]
+            if outcome.stopped is not None:
+                outcome.skip(mine)
+                continue
+            try:
+                answer = self._send(index, lines[piece.start : piece.stop])
+            except RetryableError as error:
+                outcome.fail(mine, error)
+                continue
+            if answer.status == 413 and len(piece) > 1:
+                size = sum(len(line.encode()) for line in lines[piece.start : piece.stop])
+                self._most = max(_SMALLEST, min(self._most, size) // 2)
+                middle = (piece.start + piece.stop) // 2
+                waiting += [range(middle, piece.stop), range(piece.start, middle)]
+                continue
+            self._judge(answer, mine, outcome)
+
+    def diverted(self) -> Mapping[str, int]:
+        """Count what went to a failure store since the last call."""
+        found, self._diverted = self._diverted, Counter()
+        return found
+
+    def healthcheck(self) -> None:
+        """Prove that the server answers and takes the login, by a bulk request without a document. Raises SinkError."""
+        self.open()
+        answer = self._session.request("POST", "/_bulk", body=b"\n", headers={"Content-Type": "application/x-ndjson"})
+        if answer.status not in {200, 400}:
+            raise faults.of_answer(answer, self._session.what)
+
+    def examine(self) -> Iterator[Finding]:
+        """Look at the cluster; see `sinks.elasticsearch.examine`."""
+        return examine(self._config)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._session.close()
+
+    def _send(self, index: str, lines: Sequence[str]) -> Answer:
+        parts = ("".join(lines[start : start + _PART]).encode() for start in range(0, len(lines), _PART))
+        body = _http.gzipped(parts) if self._config.compression == "gzip" else b"".join(parts)
+        try:
+            return self._session.request("POST", f"/{index}/_bulk", self._query, body=body, headers=self._headers)
+        except RetryableError as error:
+            # A document that was stored is found by its id when it comes again.
+            error.maybe_taken = error.maybe_taken and not self._ids
+            raise
+
+    def _judge(self, answer: Answer, rows: Sequence[int], outcome: Outcome) -> None:
+        what = self._session.what
+        if answer.status != 200:
+            error = faults.of_answer(answer, what)
+            if isinstance(error, RetryableError):
+                error.maybe_taken = answer.status >= 500 and not self._ids
+            outcome.fail(rows, error)
+            return
+        if _all_stored(answer.body, len(rows)):
+            return
+        try:
+            items = [item.create for item in _decoder.decode(answer.body).items]
+        except (msgspec.DecodeError, UnicodeError):
+            items = []
+        if len(items) != len(rows):
+            outcome.fail(
+                rows,
+                ParkedError(
+                    f"{what}: this is no answer to a bulk request of {len(rows)} documents: {answer.text[:200]}; check"
+                    " the endpoint",
+                    code="answer",
+                ),
+            )
+            return
+        for row, item in zip(rows, items, strict=True):
+            if item.status == 201 and not item.failure_store:
+                continue
+            if item.failure_store == "used":
+                self._diverted[FAILURE_STORE] += 1
+            failure = faults.of_item(item.status, item.error.type, item.error.reason, what)
+            if failure is None:
+                continue
+            outcome.refuse(row, failure)
+            if isinstance(failure, RetryableError):
+                outcome.stopped = failure
+
+
+def _all_stored(body: bytes, count: int) -> bool:
+    """Tell at a glance whether every document was stored anew and none put aside; if not, each item is looked at."""
+    return (
+        body.count(b'{"create":{"status":201}}') == count
+        and body.count(b'"status"') == count
+        and b'"failure_store"' not in body
+    )
