@@ -226,7 +226,7 @@ class CloudwatchServer(HttpServer):
 
     def _records(self) -> list[tuple[str, str]]:
         """Give id and message of each record; parts that follow one another are put together."""
-        found: list[tuple[int, int, int, str, str]] = []
+        found: list[tuple[int, str, int, str, str]] = []
         parts: dict[str, list[str]] = {}
         for event in self.events():
             text = event.message
@@ -306,8 +306,8 @@ class CloudwatchServer(HttpServer):
 
     def _put(self, request: Request) -> Reply:
         try:
-            put = msgspec.json.decode(request.body, type=Put)
-        except (msgspec.DecodeError, UnicodeError) as error:
+            put = msgspec.json.decode(request.content(), type=Put)
+        except (ValueError, UnicodeError) as error:
             raise RefusedError("SerializationException", str(error)) from error
         _check_names(put.log_group_name, put.log_stream_name)
         events = put.log_events

@@ -78,7 +78,8 @@ class Client:
         for last in (False, True):
             token = self._tokens.get((group, stream))
             head = _encode(target | ({"sequenceToken": token} if token else {}))
-            self._body = head[:-1] + b',"logEvents":' + events + b"}"
+            body = head[:-1] + b',"logEvents":' + events + b"}"
+            self._body = _http.gzipped(body) if self._config.compression == "gzip" else body
             try:
                 with self._sorted(unsure=True):
                     answer = self._client.put_log_events(**target, logEvents=[])
@@ -151,6 +152,8 @@ class Client:
 
     def _give_body(self, params: dict[str, Any], **_: Any) -> None:
         params["body"] = self._body
+        if self._config.compression == "gzip":
+            params["headers"]["Content-Encoding"] = "gzip"
 
     def _judge(self, http_response: Any, **_: Any) -> None:
         """Take for success only what says so whole: botocore takes any text, and any end of it, for an answer."""

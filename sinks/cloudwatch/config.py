@@ -53,6 +53,13 @@ class CloudwatchConfig(_http.HttpSinkConfig, frozen=True, forbid_unknown_fields=
             pattern="^(all|id)$",
         ),
     ] = "all"
+    compression: Annotated[
+        str,
+        Meta(
+            description="Compression of requests. AWS takes gzip (its own agent sends it); an emulator may not.",
+            pattern="^(gzip|none)$",
+        ),
+    ] = "gzip"
     create: Annotated[bool, Meta(description="Whether a group or stream that is missing is created.")] = True
     retention_days: Annotated[
         int, Meta(description="How long a group that we create keeps its events; 0 sets nothing: for ever.")

@@ -6,13 +6,13 @@ written. ``form`` says which of four it is:
 * ``line``: the application's line is a JSON object. It stands as it was written, and our member is put in before its
   last brace, without parsing it::
 
-      {"level": "error", "user_id": 42,"shipper":{"form":"line","id":"...","ns":123456,...}}
+      {"level": "error", "user_id": 42,"shipper":{"form":"line","id":"...","ns":"123456",...}}
 
 * ``text``: any other line: ``{"message":"...","shipper":{"form":"text",...}}``.
 * ``record``: the parsed record: ``{"level":"error","message":"...","attributes":{...},"shipper":{"form":"record",...}}``.
 * ``part``: a piece of an event that was too large, ``part`` of ``parts``; put together they are the event's text.
 
-Our member holds ``id``; ``ns``, the nanoseconds below the event's own millisecond; ``level``, where it is known and does
+Our member holds ``id``; ``ns``, the six digits of the nanoseconds below the event's own millisecond; ``level``, where it is known and does
 not stand in front; ``source`` and ``resource``; ``attributes`` that the source gave (the part of a long line).
 """
 
@@ -34,17 +34,15 @@ if TYPE_CHECKING:
 OVERHEAD = 26
 
 _MILLI = 1_000_000
+#: Bytes of an id and the nanoseconds behind it.
+_MIDDLE = 36 + len('","ns":"123456')
+#: Kinds of ends that are remembered: containers come and go.
+_MOST_ENDS = 4_096
 _START = ',"shipper":{"form":"line","id":"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+_decode = msgspec.json.decode
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One event as PutLogEvents takes it: milliseconds since 1970, and the text."""
-
-    timestamp: int
-    message: str
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +50,7 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
 
     form: Literal["line", "text", "record", "part"]
     id: str
-    ns: int
+    ns: str
     level: str = ""
     source: str = ""
     resource: dict[str, str] = {}
@@ -81,75 +79,99 @@ _ours = msgspec.json.Decoder(_Ours).decode
 
 
 class Encoder:
-    """Makes the texts of records. ``parsed`` says whether records or lines; ``resource`` whether that goes along."""
+    """Makes the events of records. ``parsed`` says whether of records or lines; ``resource`` whether that goes along."""
 
     def __init__(self, *, parsed: bool, resource: bool) -> None:
         self._parsed = parsed
         self._resource = resource
-        self._ends: dict[tuple[Resource, str], str] = {}
+        self._ends: dict[tuple[Resource, str], _End] = {}
 
-    def texts(self, batch: Batch) -> list[str]:
-        """Make the text of every record. Raises TypeError for attributes that JSON cannot hold at all."""
+    def events(self, batch: Batch) -> tuple[list[str], list[int]]:
+        """Make each record's event as PutLogEvents takes it, in JSON, and give the bytes of each text.
+
+        Raises TypeError for attributes that JSON cannot hold at all.
+        """
         try:
-            found = self._records(batch) if self._parsed and batch.parsed else self._lines(batch)
-            "".join(found).encode()
+            return self._events(batch)
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
-            return self.texts(cleaned(batch))
-        return found
+            return self._events(cleaned(batch))
+
+    def _events(self, batch: Batch) -> tuple[list[str], list[int]]:
+        records = self._parsed and batch.parsed
+        heads = self._records(batch) if records else self._lines(batch)
+        ends = self._tails(batch, level=not records)
+        # The text is JSON within JSON. Only what varies is escaped here, and all of it at once: line feeds stand
+        # escaped in JSON, so that this splits at the ends of strings alone, and takes their closing quotes off.
+        quoted = _encode_lines(heads).decode().split('"\n')
+        moments = map(str, batch.times)
+        events = [
+            f'{{"timestamp":{moment[:-6]},"message":{head}{id_}\\",\\"ns\\":\\"{moment[-6:]}{end.quoted}'
+            for head, id_, moment, end in zip(quoted, batch.ids, moments, ends, strict=False)
+        ]
+        counted = [size + end.size for size, end in zip(sizes(heads), ends, strict=True)]
+        return events, counted
 
     def _lines(self, batch: Batch) -> list[str]:
+        """Give all of each text that stands before the id."""
         raws = batch.raws
-        quoted = iter(_json_each([raw for raw in raws if not "{" < raw < "|" or raw[-1] != "}"]))
-        rest = [time_ns % _MILLI for time_ns in batch.times]
-        texts = [
-            f'{raw[:-1]},"shipper":{{"form":"line","id":"{id_}","ns":{ns}{end}'
+        rest = iter(_json_each([raw for raw in raws if not "{" < raw < "|" or raw[-1] != "}"]))
+        return [
+            f'{raw[:-1]},"shipper":{{"form":"line","id":"'
             if "{" < raw < "|" and raw[-1] == "}" and raw != "{}"
-            else f'{{"message":{next(quoted) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"{id_}","ns":{ns}{end}'
-            for raw, id_, ns, end in zip(raws, batch.ids, rest, self._tails(batch), strict=True)
+            else f'{{"message":{next(rest) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"'
+            for raw in raws
         ]
-        for row, marks in (batch.marks or {}).items():
-            texts[row] = f'{texts[row][:-2]},"attributes":{_text(marks)}}}}}'
-        return texts
 
     def _records(self, batch: Batch) -> list[str]:
+        """Give all of each text that stands before the id."""
         assert batch.messages is not None
         assert batch.attributes is not None
         levels = [LEVELS[severity] for severity in batch.severities or [SEVERITIES["info"]] * len(batch)]
         return [
-            f'{{"level":"{level}","message":{message},"attributes":{attributes},'
-            f'"shipper":{{"form":"record","id":"{id_}","ns":{time_ns % _MILLI}{end}'
-            for level, message, attributes, id_, time_ns, end in zip(
-                levels,
-                _json_each(batch.messages),
-                _json_each(batch.attributes),
-                batch.ids,
-                batch.times,
-                self._tails(batch, level=False),
-                strict=True,
+            f'{{"level":"{level}","message":{message},"attributes":{attributes},"shipper":{{"form":"record","id":"'
+            for level, message, attributes in zip(
+                levels, _json_each(batch.messages), _json_each(batch.attributes), strict=True
             )
         ]
 
-    def _tails(self, batch: Batch, *, level: bool = True) -> Iterable[str]:
-        """Give what follows the nanoseconds in each row: level, source and resource, and the braces."""
+    def _tails(self, batch: Batch, *, level: bool) -> list[_End]:
+        """Give what follows the nanoseconds in each row."""
         if not level or batch.severities is None:
             ends = {resource: self._end(resource, "") for resource in set(batch.resources)}
-            return map(ends.__getitem__, batch.resources)
-        names = [LEVELS[severity] for severity in batch.severities]
-        pairs = list(zip(batch.resources, names, strict=True))
-        both = {pair: self._end(*pair) for pair in set(pairs)}
-        return map(both.__getitem__, pairs)
+            found = [ends[resource] for resource in batch.resources]
+        else:
+            names = [LEVELS[severity] for severity in batch.severities]
+            pairs = list(zip(batch.resources, names, strict=True))
+            both = {pair: self._end(*pair) for pair in set(pairs)}
+            found = [both[pair] for pair in pairs]
+        if level:
+            for row, marks in (batch.marks or {}).items():
+                found[row] = _End(f'{found[row].text[:-2]},"attributes":{_text(marks)}}}}}')
+        return found
 
-    def _end(self, resource: Resource, level: str) -> str:
+    def _end(self, resource: Resource, level: str) -> _End:
         found = self._ends.get((resource, level))
         if found is None:
-            if len(self._ends) > 4_096:  # containers come and go
+            if len(self._ends) > _MOST_ENDS:
                 self._ends.clear()
-            found = f',"level":"{level}"' if level else ""
+            text = f'","level":"{level}"' if level else '"'
             if self._resource:
-                found += f',"source":{_text(resource.source)},"resource":{_text(resource.attributes)}'
-            found += "}}"
-            self._ends[resource, level] = found
+                text += f',"source":{_text(resource.source)},"resource":{_text(resource.attributes)}'
+            found = self._ends[resource, level] = _End(text + "}}")
         return found
+
+
+class _End:
+    """The end of an event, from behind the nanoseconds on."""
+
+    __slots__ = ("quoted", "size", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        #: As it stands in the request, with what closes the event.
+        self.quoted = _text(text)[1:] + "}"
+        #: Bytes of the text, with the id and the nanoseconds.
+        self.size = size(text) + _MIDDLE
 
 
 def cleaned(batch: Batch) -> Batch:
@@ -178,16 +200,18 @@ def clean(value: Any) -> Any:
     return value
 
 
-def parts(text: str, most: int) -> list[str]:
-    """Cut the text of an event that takes more than ``most`` bytes into events of at most that, in order.
+def parts(event: str, most: int) -> tuple[list[str], list[int]]:
+    """Cut an event whose text takes more than ``most`` bytes into events of at most that, and give the bytes of each.
 
-    The same text gives the same parts.
+    The same event gives the same parts.
     """
+    whole = _decode(event)
+    text = whole["message"]
     tail = read_tail(text)
     assert tail is not None
     pieces = [text]
     while True:
-        found = [
+        texts = [
             _text(
                 {
                     "message": piece,
@@ -199,8 +223,9 @@ def parts(text: str, most: int) -> list[str]:
             )
             for number, piece in enumerate(pieces, 1)
         ]  # fmt: skip
-        if max(map(size, found)) <= most:
-            return found
+        counted = list(map(size, texts))
+        if max(counted) <= most:
+            return [_text({"timestamp": whole["timestamp"], "message": text}) for text in texts], counted
         # One more than there are, until the largest fits: escaping makes some pieces larger than others.
         count = max(len(pieces) + 1, len(text) // most + 1)
         step = -(-len(text) // count)
@@ -252,7 +277,7 @@ def read(text: str, millis: int, resource: Resource | None, *, raws: bool) -> Re
         raw = _text({**attributes, "level": level, "message": message})
     return Record(
         id=tail.id,
-        time_ns=millis * _MILLI + tail.ns,
+        time_ns=millis * _MILLI + int(tail.ns),
         severity=SEVERITIES.get(level, SEVERITIES["info"]),
         message=message,
         attributes=attributes,

@@ -246,7 +246,7 @@ def _incomplete(tail: encode.Tail, text: str, millis: int) -> Record:
     """Parts of a record whose others are not there (yet): what there is, marked."""
     return Record(
         id=tail.id,
-        time_ns=millis * _MILLI + tail.ns,
+        time_ns=millis * _MILLI + int(tail.ns),
         severity=SEVERITIES["info"],
         message=text,
         attributes={"log.record.part": f"?/{tail.parts}"},

@@ -7,9 +7,8 @@ import logging
 import time
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
+from operator import gt
 from typing import TYPE_CHECKING, ClassVar
-
-import msgspec
 
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
@@ -17,7 +16,7 @@ from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.config import CloudwatchConfig
-from sinks.cloudwatch.encode import OVERHEAD, Event
+from sinks.cloudwatch.encode import OVERHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +36,6 @@ _MILLI = 1_000_000
 _MISSING = "ResourceNotFoundException"
 
 _log = logging.getLogger(__name__)
-_encode = msgspec.json.encode
 
 
 class CloudwatchSink(Sink):
@@ -77,10 +75,10 @@ class CloudwatchSink(Sink):
             return
         millis = [time_ns // _MILLI for time_ns in batch.times]
         rows = self._in_time(millis, outcome)
-        texts = self._encoder.texts(batch)
+        events, sizes = self._encoder.events(batch)
         try:
             for (group, stream), mine in self._by_place(batch.resources, rows).items():
-                self._put_all(group, stream, _Events(mine, millis, texts, self._most), outcome)
+                self._put_all(group, stream, _Events(mine, millis, events, sizes, self._most), outcome)
         finally:
             if outcome.stopped is not None and _stale(outcome.stopped):
                 self._release()
@@ -216,47 +214,52 @@ class CloudwatchSink(Sink):
 class _Events:
     """The events of one stream in the order of time: ``rows`` they are of, a row more than once if sent in parts."""
 
-    def __init__(self, rows: Sequence[int], millis: Sequence[int], texts: Sequence[str], most: int) -> None:
-        whole = len(rows) == len(texts)
-        self.millis = millis if whole else [millis[row] for row in rows]
-        self.texts = texts if whole else [texts[row] for row in rows]
-        self.rows = rows
-        self._sizes = encode.sizes(self.texts)
-        if max(self._sizes) > most:
+    def __init__(
+        self, rows: Sequence[int], millis: Sequence[int], events: Sequence[str], sizes: Sequence[int], most: int
+    ) -> None:
+        if len(rows) < len(events):
+            millis, events, sizes = ([column[row] for row in rows] for column in (millis, events, sizes))  # type: ignore[assignment]
+        self.rows, self._millis, self._events, self._sizes = rows, millis, events, sizes
+        if max(sizes) > most:
             self._split(most)
-        order = sorted(range(len(self.millis)), key=self.millis.__getitem__)  # stable: a batch's order stays
-        if order != list(range(len(order))):
-            self.rows, self.millis, self._sizes = (
-                [column[place] for place in order] for column in (self.rows, self.millis, self._sizes)
-            )
-            self.texts = [self.texts[place] for place in order]
+        if any(map(gt, self._millis, self._millis[1:])):
+            self._sort()
 
     def _split(self, most: int) -> None:
         rows: list[int] = []
         millis: list[int] = []
-        texts: list[str] = []
-        for row, at, text, size in zip(self.rows, self.millis, self.texts, self._sizes, strict=True):
-            pieces = [text] if size <= most else encode.parts(text, most)
+        events: list[str] = []
+        sizes: list[int] = []
+        for row, at, event, size in zip(self.rows, self._millis, self._events, self._sizes, strict=True):
+            pieces, counted = ([event], [size]) if size <= most else encode.parts(event, most)
             rows += [row] * len(pieces)
             millis += [at] * len(pieces)
-            texts += pieces
-        self.rows, self.millis, self.texts, self._sizes = rows, millis, texts, encode.sizes(texts)
+            events += pieces
+            sizes += counted
+        self.rows, self._millis, self._events, self._sizes = rows, millis, events, sizes
+
+    def _sort(self) -> None:
+        order = sorted(range(len(self._millis)), key=self._millis.__getitem__)  # stable: a batch's order stays
+        self.rows = [self.rows[place] for place in order]
+        self._millis = [self._millis[place] for place in order]
+        self._events = [self._events[place] for place in order]
+        self._sizes = [self._sizes[place] for place in order]
 
     def requests(self) -> Iterator[tuple[int, int]]:
         """Cut into what one request takes: ranges of events."""
-        ends = list(accumulate(size + OVERHEAD for size in self._sizes))
-        start = 0
+        ends = list(accumulate([size + OVERHEAD for size in self._sizes]))
+        start = before = 0
         while start < len(ends):
-            before = ends[start - 1] if start else 0
-            end = min(
-                bisect_right(ends, before + BYTES), start + EVENTS, bisect_left(self.millis, self.millis[start] + SPAN)
-            )
+            in_bytes = bisect_right(ends, before + BYTES)
+            in_time = bisect_left(self._millis, self._millis[start] + SPAN)
+            end = min(in_bytes, start + EVENTS, in_time)
             yield start, end
+            before = ends[end - 1]
             start = end
 
     def body(self, start: int, end: int) -> bytes:
         """Make the events of a range as PutLogEvents takes them."""
-        return _encode(list(map(Event, self.millis[start:end], self.texts[start:end])))
+        return f"[{','.join(self._events[start:end])}]".encode()
 
 
 def connect(config: CloudwatchConfig, *, reads: bool = False) -> Client:
