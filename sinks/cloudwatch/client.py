@@ -30,7 +30,7 @@ from sinks import _http
 from sinks.cloudwatch import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sinks.cloudwatch.config import CloudwatchConfig
 
@@ -38,7 +38,6 @@ _PUT = "cloudwatch-logs.PutLogEvents"
 #: The headers of which one tells where a body ends (RFC 9112, 6.3).
 _ENDS = frozenset(["content-length", "transfer-encoding", "connection"])
 _decode = msgspec.json.decode
-_encode = msgspec.json.encode
 _log = logging.getLogger(__name__)
 
 
@@ -72,13 +71,15 @@ class Client:
         """The endpoint in use."""
         return str(self._client.meta.endpoint_url)
 
-    def put(self, group: str, stream: str, events: bytes) -> Mapping[str, Any]:
-        """Put events, a JSON array of at most what the service takes; the answer's ``rejectedLogEventsInfo``."""
+    def put(self, group: str, stream: str, make: Callable[[dict[str, str]], bytes]) -> Mapping[str, Any]:
+        """Put events, at most what the service takes; the answer's ``rejectedLogEventsInfo``.
+
+        ``make`` makes the body of a request of its first members.
+        """
         target = {"logGroupName": group, "logStreamName": stream}
         for last in (False, True):
             token = self._tokens.get((group, stream))
-            head = _encode(target | ({"sequenceToken": token} if token else {}))
-            body = head[:-1] + b',"logEvents":' + events + b"}"
+            body = make({**target, "sequenceToken": token} if token else target)
             self._body = _http.gzipped(body) if self._config.compression == "gzip" else body
             try:
                 with self._sorted(unsure=True):

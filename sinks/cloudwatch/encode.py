@@ -34,14 +34,15 @@ if TYPE_CHECKING:
 OVERHEAD = 26
 
 _MILLI = 1_000_000
-#: Bytes of an id and the nanoseconds behind it.
-_MIDDLE = 36 + len('","ns":"123456')
+#: What stands for the end of a text until the request is made, with a digit behind it: no JSON encoder escapes it,
+#: and a batch whose lines hold it goes without.
+_MARK = "\x7f"
+_DIGITS = 10
 #: Kinds of ends that are remembered: containers come and go.
 _MOST_ENDS = 4_096
 _START = ',"shipper":{"form":"line","id":"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-_decode = msgspec.json.decode
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
 
 
@@ -78,59 +79,112 @@ _whole = msgspec.json.Decoder(_Whole).decode
 _ours = msgspec.json.Decoder(_Ours).decode
 
 
+class Texts(msgspec.Struct):
+    """The texts of records' events, and the bytes that each takes.
+
+    What many have in common stands in ``ends``: a text that ends in `_MARK` and a digit goes on there. It is put in
+    when the request is JSON already, so that it is neither copied nor escaped again for each.
+    """
+
+    texts: list[str]
+    sizes: list[int]
+    ends: list[_End]
+
+    def whole(self, place: int) -> str:
+        """Give a text with its end."""
+        text = self.texts[place]
+        return text[:-2] + self.ends[int(text[-1])].text if self.ends else text
+
+    def chosen(self, places: Sequence[int]) -> Texts:
+        """Give some of the texts, in this order."""
+        return Texts([self.texts[place] for place in places], [self.sizes[place] for place in places], self.ends)
+
+    def request(self, target: dict[str, str], millis: Sequence[int], start: int, end: int) -> bytes:
+        """Make a request of a range of events; ``target`` names group and stream."""
+        body = _encode({**target, "logEvents": list(map(_Event, millis[start:end], self.texts[start:end]))})
+        for digit, common in enumerate(self.ends):
+            body = body.replace(f"{_MARK}{digit}".encode(), common.quoted)
+        return body
+
+
+class _Event(msgspec.Struct, frozen=True):
+    """One event as PutLogEvents takes it: milliseconds since 1970, and the text."""
+
+    timestamp: int
+    message: str
+
+
+class _End:
+    """The end of an event, from behind the nanoseconds on."""
+
+    __slots__ = ("quoted", "size", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        #: As it stands within a JSON string.
+        self.quoted = _encode(text)[1:-1]
+        self.size = size(text)
+
+
 class Encoder:
-    """Makes the events of records. ``parsed`` says whether of records or lines; ``resource`` whether that goes along."""
+    """Makes the texts of records. ``parsed`` says whether records or lines; ``resource`` whether that goes along."""
 
     def __init__(self, *, parsed: bool, resource: bool) -> None:
         self._parsed = parsed
         self._resource = resource
         self._ends: dict[tuple[Resource, str], _End] = {}
 
-    def events(self, batch: Batch) -> tuple[list[str], list[int]]:
-        """Make each record's event as PutLogEvents takes it, in JSON, and give the bytes of each text.
-
-        Raises TypeError for attributes that JSON cannot hold at all.
-        """
+    def texts(self, batch: Batch) -> Texts:
+        """Make the text of every record. Raises TypeError for attributes that JSON cannot hold at all."""
         try:
-            return self._events(batch)
+            return self._texts(batch)
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
-            return self._events(cleaned(batch))
+            return self._texts(cleaned(batch))
 
-    def _events(self, batch: Batch) -> tuple[list[str], list[int]]:
+    def _texts(self, batch: Batch) -> Texts:
         records = self._parsed and batch.parsed
-        heads = self._records(batch) if records else self._lines(batch)
         ends = self._tails(batch, level=not records)
-        # The text is JSON within JSON. Only what varies is escaped here, and all of it at once: line feeds stand
-        # escaped in JSON, so that this splits at the ends of strings alone, and takes their closing quotes off.
-        quoted = _encode_lines(heads).decode().split('"\n')
-        moments = map(str, batch.times)
-        events = [
-            f'{{"timestamp":{moment[:-6]},"message":{head}{id_}\\",\\"ns\\":\\"{moment[-6:]}{end.quoted}'
-            for head, id_, moment, end in zip(quoted, batch.ids, moments, ends, strict=False)
-        ]
-        counted = [size + end.size for size, end in zip(sizes(heads), ends, strict=True)]
-        return events, counted
+        kinds = list(dict.fromkeys(ends))
+        make = self._records if records else self._lines
+        if len(kinds) <= _DIGITS and not any(_MARK in kind.text for kind in kinds):
+            marks = {kind: f"{_MARK}{digit}" for digit, kind in enumerate(kinds)}
+            texts = make(batch, [marks[end] for end in ends])
+            if "".join(texts).count(_MARK) == len(texts):
+                found = sizes(texts)
+                if len(kinds) == 1:
+                    more = kinds[0].size - 2
+                    return Texts(texts, [each + more for each in found], kinds)
+                return Texts(texts, [each + end.size - 2 for each, end in zip(found, ends, strict=True)], kinds)
+        texts = make(batch, [end.text for end in ends])
+        return Texts(texts, sizes(texts), [])
 
-    def _lines(self, batch: Batch) -> list[str]:
-        """Give all of each text that stands before the id."""
+    @staticmethod
+    def _lines(batch: Batch, ends: list[str]) -> list[str]:
         raws = batch.raws
         rest = iter(_json_each([raw for raw in raws if not "{" < raw < "|" or raw[-1] != "}"]))
         return [
-            f'{raw[:-1]},"shipper":{{"form":"line","id":"'
+            f'{raw[:-1]},"shipper":{{"form":"line","id":"{id_}","ns":"{time_ns % _MILLI:06d}{end}'
             if "{" < raw < "|" and raw[-1] == "}" and raw != "{}"
-            else f'{{"message":{next(rest) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"'
-            for raw in raws
+            else f'{{"message":{next(rest) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"{id_}","ns":"{time_ns % _MILLI:06d}{end}'
+            for raw, id_, time_ns, end in zip(raws, batch.ids, batch.times, ends, strict=True)
         ]
 
-    def _records(self, batch: Batch) -> list[str]:
-        """Give all of each text that stands before the id."""
+    @staticmethod
+    def _records(batch: Batch, ends: list[str]) -> list[str]:
         assert batch.messages is not None
         assert batch.attributes is not None
         levels = [LEVELS[severity] for severity in batch.severities or [SEVERITIES["info"]] * len(batch)]
         return [
-            f'{{"level":"{level}","message":{message},"attributes":{attributes},"shipper":{{"form":"record","id":"'
-            for level, message, attributes in zip(
-                levels, _json_each(batch.messages), _json_each(batch.attributes), strict=True
+            f'{{"level":"{level}","message":{message},"attributes":{attributes},'
+            f'"shipper":{{"form":"record","id":"{id_}","ns":"{time_ns % _MILLI:06d}{end}'
+            for level, message, attributes, id_, time_ns, end in zip(
+                levels,
+                _json_each(batch.messages),
+                _json_each(batch.attributes),
+                batch.ids,
+                batch.times,
+                ends,
+                strict=True,
             )
         ]
 
@@ -161,19 +215,6 @@ class Encoder:
         return found
 
 
-class _End:
-    """The end of an event, from behind the nanoseconds on."""
-
-    __slots__ = ("quoted", "size", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        #: As it stands in the request, with what closes the event.
-        self.quoted = _text(text)[1:] + "}"
-        #: Bytes of the text, with the id and the nanoseconds.
-        self.size = size(text) + _MIDDLE
-
-
 def cleaned(batch: Batch) -> Batch:
     """Give the batch with lone surrogates replaced by U+FFFD, however deep they stand."""
     resources = {
@@ -200,18 +241,16 @@ def clean(value: Any) -> Any:
     return value
 
 
-def parts(event: str, most: int) -> tuple[list[str], list[int]]:
-    """Cut an event whose text takes more than ``most`` bytes into events of at most that, and give the bytes of each.
+def parts(text: str, most: int) -> list[str]:
+    """Cut the text of an event that takes more than ``most`` bytes into texts of at most that, in order.
 
-    The same event gives the same parts.
+    The same text gives the same parts.
     """
-    whole = _decode(event)
-    text = whole["message"]
     tail = read_tail(text)
     assert tail is not None
     pieces = [text]
     while True:
-        texts = [
+        found = [
             _text(
                 {
                     "message": piece,
@@ -223,9 +262,8 @@ def parts(event: str, most: int) -> tuple[list[str], list[int]]:
             )
             for number, piece in enumerate(pieces, 1)
         ]  # fmt: skip
-        counted = list(map(size, texts))
-        if max(counted) <= most:
-            return [_text({"timestamp": whole["timestamp"], "message": text}) for text in texts], counted
+        if max(map(size, found)) <= most:
+            return found
         # One more than there are, until the largest fits: escaping makes some pieces larger than others.
         count = max(len(pieces) + 1, len(text) // most + 1)
         step = -(-len(text) // count)

@@ -16,7 +16,7 @@ from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.config import CloudwatchConfig
-from sinks.cloudwatch.encode import OVERHEAD
+from sinks.cloudwatch.encode import OVERHEAD, Texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,10 +75,10 @@ class CloudwatchSink(Sink):
             return
         millis = [time_ns // _MILLI for time_ns in batch.times]
         rows = self._in_time(millis, outcome)
-        events, sizes = self._encoder.events(batch)
+        texts = self._encoder.texts(batch)
         try:
             for (group, stream), mine in self._by_place(batch.resources, rows).items():
-                self._put_all(group, stream, _Events(mine, millis, events, sizes, self._most), outcome)
+                self._put_all(group, stream, _Events(mine, millis, texts, self._most), outcome)
         finally:
             if outcome.stopped is not None and _stale(outcome.stopped):
                 self._release()
@@ -126,19 +126,19 @@ class CloudwatchSink(Sink):
                 outcome.skip([row for row in rows if row not in refused])
                 continue
             try:
-                rejected = self._put(group, stream, events.body(start, end))
+                rejected = self._put(group, stream, lambda target: events.request(target, start, end))  # noqa: B023
             except SinkError as error:
                 outcome.fail(sorted(set(rows) - refused), error)
                 refused.update(rows)
             else:
                 _refuse(rejected, rows, outcome)
 
-    def _put(self, group: str, stream: str, events: bytes) -> Mapping[str, int]:
+    def _put(self, group: str, stream: str, make: Callable[[dict[str, str]], bytes]) -> Mapping[str, int]:
         assert self._client is not None
         if group in self._unset:
             self._set_retention(group)
         try:
-            return self._client.put(group, stream, events)
+            return self._client.put(group, stream, make)
         except SinkError as error:
             if error.code != _MISSING:
                 raise
@@ -150,7 +150,7 @@ class CloudwatchSink(Sink):
                 ) from error
         self._create(group, stream)
         try:
-            return self._client.put(group, stream, events)
+            return self._client.put(group, stream, make)
         except SinkError as error:
             if error.code != _MISSING:
                 raise
@@ -214,40 +214,38 @@ class CloudwatchSink(Sink):
 class _Events:
     """The events of one stream in the order of time: ``rows`` they are of, a row more than once if sent in parts."""
 
-    def __init__(
-        self, rows: Sequence[int], millis: Sequence[int], events: Sequence[str], sizes: Sequence[int], most: int
-    ) -> None:
-        if len(rows) < len(events):
-            millis, events, sizes = ([column[row] for row in rows] for column in (millis, events, sizes))  # type: ignore[assignment]
-        self.rows, self._millis, self._events, self._sizes = rows, millis, events, sizes
-        if max(sizes) > most:
+    def __init__(self, rows: Sequence[int], millis: Sequence[int], texts: Texts, most: int) -> None:
+        if len(rows) < len(millis):
+            millis, texts = [millis[row] for row in rows], texts.chosen(rows)
+        self.rows, self._millis, self._texts = rows, millis, texts
+        if max(texts.sizes) > most:
             self._split(most)
         if any(map(gt, self._millis, self._millis[1:])):
-            self._sort()
+            # Stable, so that records of one millisecond keep the order of the batch.
+            order = sorted(range(len(self._millis)), key=self._millis.__getitem__)
+            self.rows = [self.rows[place] for place in order]
+            self._millis = [self._millis[place] for place in order]
+            self._texts = self._texts.chosen(order)
 
     def _split(self, most: int) -> None:
+        """Send in parts what is too large for one event."""
         rows: list[int] = []
         millis: list[int] = []
-        events: list[str] = []
-        sizes: list[int] = []
-        for row, at, event, size in zip(self.rows, self._millis, self._events, self._sizes, strict=True):
-            pieces, counted = ([event], [size]) if size <= most else encode.parts(event, most)
+        found = encode.Texts([], [], self._texts.ends)
+        for place, (row, at) in enumerate(zip(self.rows, self._millis, strict=True)):
+            pieces, sizes = [self._texts.texts[place]], [self._texts.sizes[place]]
+            if sizes[0] > most:
+                pieces = encode.parts(self._texts.whole(place), most)
+                sizes = list(map(encode.size, pieces))
             rows += [row] * len(pieces)
             millis += [at] * len(pieces)
-            events += pieces
-            sizes += counted
-        self.rows, self._millis, self._events, self._sizes = rows, millis, events, sizes
-
-    def _sort(self) -> None:
-        order = sorted(range(len(self._millis)), key=self._millis.__getitem__)  # stable: a batch's order stays
-        self.rows = [self.rows[place] for place in order]
-        self._millis = [self._millis[place] for place in order]
-        self._events = [self._events[place] for place in order]
-        self._sizes = [self._sizes[place] for place in order]
+            found.texts += pieces
+            found.sizes += sizes
+        self.rows, self._millis, self._texts = rows, millis, found
 
     def requests(self) -> Iterator[tuple[int, int]]:
         """Cut into what one request takes: ranges of events."""
-        ends = list(accumulate([size + OVERHEAD for size in self._sizes]))
+        ends = list(accumulate([size + OVERHEAD for size in self._texts.sizes]))
         start = before = 0
         while start < len(ends):
             in_bytes = bisect_right(ends, before + BYTES)
@@ -257,9 +255,9 @@ class _Events:
             before = ends[end - 1]
             start = end
 
-    def body(self, start: int, end: int) -> bytes:
-        """Make the events of a range as PutLogEvents takes them."""
-        return f"[{','.join(self._events[start:end])}]".encode()
+    def request(self, target: dict[str, str], start: int, end: int) -> bytes:
+        """Make a request of a range of events; ``target`` names group and stream."""
+        return self._texts.request(target, self._millis, start, end)
 
 
 def connect(config: CloudwatchConfig, *, reads: bool = False) -> Client:

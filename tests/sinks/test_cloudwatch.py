@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -50,7 +50,7 @@ def _read(config: CloudwatchConfig, **query: Any) -> list[Record]:
 
 class _Contract(SinkContract):
     example = Path("config/examples/cloudwatch.yaml")
-    options: dict[str, Any]
+    options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture(autouse=True)
     def _place(self, server: CloudwatchServer) -> None:
@@ -70,7 +70,7 @@ class TestCloudwatchRecords(_Contract):
     """Read back equals written, once, though CloudWatch keeps what comes twice."""
 
     exactly_once = True
-    options = {"line": "json"}
+    options: ClassVar[dict[str, Any]] = {"line": "json"}
 
 
 class TestCloudwatchLines(_Contract):
@@ -78,4 +78,3 @@ class TestCloudwatchLines(_Contract):
 
     exactly_once = True
     compares = FIELDS - {"attributes"}
-    options = {}
