@@ -192,6 +192,19 @@ class CloudwatchServer(HttpServer):
         self._shift = int((time.time() - now()) * 1000)
         super().__init__(tls=tls, port=port)
 
+    def clear(self) -> None:
+        """Forget everything that came and was told: groups, events, requests, replies that wait, rights, keys."""
+        with self._lock:
+            if self._moto is not None:
+                self._moto.reset()
+            self.count = 0
+            self.denied.clear()
+            self.keys = {ACCESS_KEY: aws_signature.Key(SECRET)}
+            self.requests.clear()
+            self._scripted.clear()
+            for kept in (self._groups, self._retention, self._pages, self._expected):
+                kept.clear()
+
     def sink(self, **changes: Any) -> dict[str, Any]:
         """Give the configuration of a sink that writes and reads here."""
         section = {
