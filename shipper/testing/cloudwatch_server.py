@@ -114,8 +114,9 @@ class Moto:
         """End the process."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self._process.kill()
+        self._process.wait()
         self._process.stdin.close()
-        self._process.wait(20)
         self._process.stdout.close()
         if hasattr(self, "_pool"):
             self._pool.clear()
@@ -188,8 +189,6 @@ class CloudwatchServer(HttpServer):
         self._moto = moto or self._own_moto
         if moto is not None:
             moto.reset()
-        # moto knows no clock but its own: it is told times as if ours were it.
-        self._shift = int((time.time() - now()) * 1000)
         super().__init__(tls=tls, port=port)
 
     def clear(self) -> None:
@@ -364,13 +363,18 @@ class CloudwatchServer(HttpServer):
 
     def _ask_put(self, request: Request, put: Put, good: list[PutEvent]) -> None:
         """Let moto keep what the service would: it knows whether group and stream are there."""
-        told = {
-            "logGroupName": put.log_group_name,
-            "logStreamName": put.log_stream_name,
-            "logEvents": [PutEvent(event.timestamp + self._shift, event.message) for event in good],
-        }
-        answer = self._ask(request, told)
-        assert not answer.get("rejectedLogEventsInfo"), "the clocks of moto and its proxy are apart"
+        # moto knows no clock but its own, and has judged the ages wrongly: it is told times that it takes.
+        clock = int(time.time() * 1000)
+        shift, least, most = clock - int(self._now() * 1000), clock - OLDEST + DAY, clock
+        times = [min(max(event.timestamp + shift, least), most) for event in good]
+        self._ask(
+            request,
+            {
+                "logGroupName": put.log_group_name,
+                "logStreamName": put.log_stream_name,
+                "logEvents": [PutEvent(at, event.message) for at, event in zip(times, good, strict=True)],
+            },
+        )
 
     def _check_token(self, put: Put, body: bytes) -> None:
         if not self._tokens:
@@ -419,7 +423,7 @@ class CloudwatchServer(HttpServer):
             return _reply({"logGroups": []})
         answer = self._ask(request, told)
         for group in answer["logGroups"]:
-            group["creationTime"] -= self._shift
+            group["creationTime"] += int((self._now() - time.time()) * 1000)
         return _reply(answer)
 
     def _filter(self, request: Request) -> Reply:

@@ -7,9 +7,10 @@ module is imported by the sink when it is used; nothing else may import botocore
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import botocore.session
@@ -216,15 +217,20 @@ class _Role(CredentialProvider):  # type: ignore[misc]
         if self._source is None:
             return None
         options = _options(config, config.sts_endpoint, reads=True)
-
-        def creator(service: str, **given: Any) -> Any:
-            return self.session.create_client(service, **{**given, **options})
-
         more = {"RoleSessionName": config.role_session_name}
         if config.external_id:
             more["ExternalId"] = config.external_id
-        fetcher = AssumeRoleCredentialFetcher(creator, self._source, config.role_arn, extra_args=more)
-        return DeferredRefreshableCredentials(fetcher.fetch_credentials, self.METHOD)
+
+        def fetch() -> Any:
+            with ExitStack() as made:  # the client is used once an hour: its connection need not wait
+
+                def creator(service: str, **given: Any) -> Any:
+                    return made.enter_context(closing(self.session.create_client(service, **{**given, **options})))
+
+                fetcher = AssumeRoleCredentialFetcher(creator, self._source, config.role_arn, extra_args=more)
+                return fetcher.fetch_credentials()
+
+        return DeferredRefreshableCredentials(fetch, self.METHOD)
 
 
 def _options(config: CloudwatchConfig, endpoint: str, *, reads: bool) -> dict[str, Any]:
@@ -243,7 +249,8 @@ def _options(config: CloudwatchConfig, endpoint: str, *, reads: bool) -> dict[st
         user_agent_extra="shipper",
     )
     return {
-        "region_name": config.region or None,
+        # botocore itself knows AWS_DEFAULT_REGION and the profile; AWS's own containers set this one.
+        "region_name": config.region or os.environ.get("AWS_REGION") or None,
         "endpoint_url": endpoint or None,
         "verify": (config.ca_file or None) if config.tls_verify else False,
         "config": settings,

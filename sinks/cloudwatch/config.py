@@ -35,7 +35,7 @@ class CloudwatchConfig(_http.HttpSinkConfig, frozen=True, forbid_unknown_fields=
         str, Meta(description="The log stream, a template too; one per machine keeps writers apart.")
     ] = "{host}/{service}"
     region: Annotated[
-        str, Meta(description="The AWS region; empty asks the environment (AWS_REGION) and the profile.")
+        str, Meta(description="The AWS region; empty asks AWS_REGION, AWS_DEFAULT_REGION and the profile.")
     ] = ""
     line: Annotated[
         str,

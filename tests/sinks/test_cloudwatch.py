@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+import botocore.session
 import msgspec
 import pytest
 
@@ -64,6 +65,15 @@ def now() -> float:
     return NOW
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_loader() -> Iterator[None]:
+    """botocore reads its model of the service once for all clients of these tests, not for each."""
+    loader = botocore.session.create_loader()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", lambda _paths: loader)
+        yield
+
+
 @pytest.fixture(scope="module")
 def moto() -> Iterator[Moto]:
     with Moto() as moto:
@@ -80,6 +90,15 @@ def shared(moto: Moto) -> Iterator[CloudwatchServer]:
 def server(shared: CloudwatchServer) -> CloudwatchServer:
     shared.clear()
     return shared
+
+
+@pytest.fixture(scope="module")
+def readers(shared: CloudwatchServer) -> Iterator[dict[str, CloudwatchReader]]:
+    """One reader for each form of lines; what it reads is asked for anew each time."""
+    found = {line: CloudwatchReader(_config(shared, line=line), now=now) for line in ("raw", "json")}
+    yield found
+    for one in found.values():
+        one.close()
 
 
 @pytest.fixture
@@ -122,15 +141,9 @@ class _Contract(SinkContract):
     options: ClassVar[dict[str, Any]] = {}
 
     @pytest.fixture(autouse=True)
-    def _place(self, server: CloudwatchServer, reader_of_all: CloudwatchReader) -> None:
+    def _place(self, server: CloudwatchServer, readers: dict[str, CloudwatchReader]) -> None:
         self.server = server
-        self.reader = reader_of_all
-
-    @pytest.fixture(scope="class")
-    def reader_of_all(self, shared: CloudwatchServer) -> Iterator[CloudwatchReader]:
-        reader = CloudwatchReader(_config(shared, **self.options), now=now)
-        yield reader
-        reader.close()
+        self.reader = readers[self.options.get("line", "raw")]
 
     def make_sink(self, tmp_path: Path) -> Sink:
         return CloudwatchSink(_config(self.server, **self.options), now=now)
@@ -537,7 +550,7 @@ def test_refused_request_is_left_to_bisection_and_others_go_on(server: Cloudwatc
     assert isinstance(error, PartialError)
     ((rows, refused),) = error.together
     assert (list(rows), type(refused)) == ([0, 1], PermanentError)
-    assert server.messages()[-1] == "makes the stream" or "day 3" in server.messages()
+    assert server.messages() == ["day 3", "makes the stream"]
 
 
 def test_sequence_tokens_of_old_are_served(moto: Moto) -> None:
@@ -668,11 +681,7 @@ def test_delivery_counts_what_may_be_stored_twice(server: CloudwatchServer, tmp_
     _, _, metrics = _delivered(tmp_path, CloudwatchSink(_config(server), now=now), batch)
     assert server.ids()[1:] == [batch.ids[0], batch.ids[0], batch.ids[1], batch.ids[1]]
     assert [record.message for record in _read(_config(server))] == ["b", "a", "makes the stream"]
-    assert [value for name, value in _told(metrics) if "maybe" in name] == [1]
-
-
-def _told(metrics: Metrics) -> list[tuple[str, float]]:
-    return [(series.name, series.value) for series in metrics.series() if series.value]
+    assert metrics.value("shipper_sink_maybe_doubled_total", sink="s") == 1
 
 
 def test_hundreds_of_old_records_are_dead_letters_and_do_not_park(server: CloudwatchServer, tmp_path: Path) -> None:
@@ -1030,7 +1039,6 @@ def test_daemon_ships_a_log_and_query_reads_it(moto: Moto, tmp_path: Path) -> No
         usage = daemon.once(timeout=60)
         assert usage.code == 0, daemon.log
         assert len(server.messages()) == 100
-        assert usage.peak_rss < 110 << 20
         said = daemon.command("query", "-n", "3", "-o", "raw")
         assert said.returncode == 0, said.stderr
         assert said.stdout.count("line") == 3
