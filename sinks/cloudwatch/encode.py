@@ -34,16 +34,19 @@ if TYPE_CHECKING:
 OVERHEAD = 26
 
 _MILLI = 1_000_000
-#: What stands for the end of a text until the request is made, with a digit behind it: no JSON encoder escapes it,
-#: and a batch whose lines hold it goes without.
-_MARK = "\x7f"
-_DIGITS = 10
 #: Kinds of ends that are remembered: containers come and go.
 _MOST_ENDS = 4_096
 _START = ',"shipper":{"form":"line","id":"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event as PutLogEvents takes it: milliseconds since 1970, and the text."""
+
+    timestamp: int
+    message: str
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,94 +82,34 @@ _whole = msgspec.json.Decoder(_Whole).decode
 _ours = msgspec.json.Decoder(_Ours).decode
 
 
-class Texts(msgspec.Struct):
-    """The texts of records' events, and the bytes that each takes.
-
-    What many have in common stands in ``ends``: a text that ends in `_MARK` and a digit goes on there. It is put in
-    when the request is JSON already, so that it is neither copied nor escaped again for each.
-    """
-
-    texts: list[str]
-    sizes: list[int]
-    ends: list[_End]
-
-    def whole(self, place: int) -> str:
-        """Give a text with its end."""
-        text = self.texts[place]
-        return text[:-2] + self.ends[int(text[-1])].text if self.ends else text
-
-    def chosen(self, places: Sequence[int]) -> Texts:
-        """Give some of the texts, in this order."""
-        return Texts([self.texts[place] for place in places], [self.sizes[place] for place in places], self.ends)
-
-    def request(self, target: dict[str, str], millis: Sequence[int], start: int, end: int) -> bytes:
-        """Make a request of a range of events; ``target`` names group and stream."""
-        body = _encode({**target, "logEvents": list(map(_Event, millis[start:end], self.texts[start:end]))})
-        for digit, common in enumerate(self.ends):
-            body = body.replace(f"{_MARK}{digit}".encode(), common.quoted)
-        return body
-
-
-class _Event(msgspec.Struct, frozen=True):
-    """One event as PutLogEvents takes it: milliseconds since 1970, and the text."""
-
-    timestamp: int
-    message: str
-
-
-class _End:
-    """The end of an event, from behind the nanoseconds on."""
-
-    __slots__ = ("quoted", "size", "text")
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        #: As it stands within a JSON string.
-        self.quoted = _encode(text)[1:-1]
-        self.size = size(text)
-
-
 class Encoder:
     """Makes the texts of records. ``parsed`` says whether records or lines; ``resource`` whether that goes along."""
 
     def __init__(self, *, parsed: bool, resource: bool) -> None:
         self._parsed = parsed
         self._resource = resource
-        self._ends: dict[tuple[Resource, str], _End] = {}
+        self._ends: dict[tuple[Resource, str], str] = {}
 
-    def texts(self, batch: Batch) -> Texts:
+    def texts(self, batch: Batch) -> list[str]:
         """Make the text of every record. Raises TypeError for attributes that JSON cannot hold at all."""
         try:
-            return self._texts(batch)
+            records = self._parsed and batch.parsed
+            make = self._records if records else self._lines
+            texts = make(batch, self._tails(batch, level=not records))
+            "".join(texts).encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
-            return self._texts(cleaned(batch))
-
-    def _texts(self, batch: Batch) -> Texts:
-        records = self._parsed and batch.parsed
-        ends = self._tails(batch, level=not records)
-        kinds = list(dict.fromkeys(ends))
-        make = self._records if records else self._lines
-        if len(kinds) <= _DIGITS and not any(_MARK in kind.text for kind in kinds):
-            marks = {kind: f"{_MARK}{digit}" for digit, kind in enumerate(kinds)}
-            texts = make(batch, [marks[end] for end in ends])
-            if "".join(texts).count(_MARK) == len(texts):
-                found = sizes(texts)
-                if len(kinds) == 1:
-                    more = kinds[0].size - 2
-                    return Texts(texts, [each + more for each in found], kinds)
-                return Texts(texts, [each + end.size - 2 for each, end in zip(found, ends, strict=True)], kinds)
-        texts = make(batch, [end.text for end in ends])
-        return Texts(texts, sizes(texts), [])
+            return self.texts(cleaned(batch))
+        return texts
 
     @staticmethod
     def _lines(batch: Batch, ends: list[str]) -> list[str]:
         raws = batch.raws
         rest = iter(_json_each([raw for raw in raws if not "{" < raw < "|" or raw[-1] != "}"]))
         return [
-            f'{raw[:-1]},"shipper":{{"form":"line","id":"{id_}","ns":"{time_ns % _MILLI:06d}{end}'
+            f'{raw[:-1]},"shipper":{{"form":"line","id":"{id_}","ns":"{moment[-6:]}{end}'
             if "{" < raw < "|" and raw[-1] == "}" and raw != "{}"
-            else f'{{"message":{next(rest) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"{id_}","ns":"{time_ns % _MILLI:06d}{end}'
-            for raw, id_, time_ns, end in zip(raws, batch.ids, batch.times, ends, strict=True)
+            else f'{{"message":{next(rest) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"{id_}","ns":"{moment[-6:]}{end}'
+            for raw, id_, moment, end in zip(raws, batch.ids, map(str, batch.times), ends, strict=True)
         ]
 
     @staticmethod
@@ -176,19 +119,19 @@ class Encoder:
         levels = [LEVELS[severity] for severity in batch.severities or [SEVERITIES["info"]] * len(batch)]
         return [
             f'{{"level":"{level}","message":{message},"attributes":{attributes},'
-            f'"shipper":{{"form":"record","id":"{id_}","ns":"{time_ns % _MILLI:06d}{end}'
-            for level, message, attributes, id_, time_ns, end in zip(
+            f'"shipper":{{"form":"record","id":"{id_}","ns":"{moment[-6:]}{end}'
+            for level, message, attributes, id_, moment, end in zip(
                 levels,
                 _json_each(batch.messages),
                 _json_each(batch.attributes),
                 batch.ids,
-                batch.times,
+                map(str, batch.times),
                 ends,
                 strict=True,
             )
         ]
 
-    def _tails(self, batch: Batch, *, level: bool) -> list[_End]:
+    def _tails(self, batch: Batch, *, level: bool) -> list[str]:
         """Give what follows the nanoseconds in each row."""
         if not level or batch.severities is None:
             ends = {resource: self._end(resource, "") for resource in set(batch.resources)}
@@ -200,18 +143,18 @@ class Encoder:
             found = [both[pair] for pair in pairs]
         if level:
             for row, marks in (batch.marks or {}).items():
-                found[row] = _End(f'{found[row].text[:-2]},"attributes":{_text(marks)}}}}}')
+                found[row] = f'{found[row][:-2]},"attributes":{_text(marks)}}}}}'
         return found
 
-    def _end(self, resource: Resource, level: str) -> _End:
+    def _end(self, resource: Resource, level: str) -> str:
         found = self._ends.get((resource, level))
         if found is None:
             if len(self._ends) > _MOST_ENDS:
                 self._ends.clear()
-            text = f'","level":"{level}"' if level else '"'
+            found = f'","level":"{level}"' if level else '"'
             if self._resource:
-                text += f',"source":{_text(resource.source)},"resource":{_text(resource.attributes)}'
-            found = self._ends[resource, level] = _End(text + "}}")
+                found += f',"source":{_text(resource.source)},"resource":{_text(resource.attributes)}'
+            found = self._ends[resource, level] = found + "}}"
         return found
 
 

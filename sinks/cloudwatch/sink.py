@@ -10,13 +10,15 @@ from itertools import accumulate
 from operator import gt
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
+
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.config import CloudwatchConfig
-from sinks.cloudwatch.encode import OVERHEAD, Texts
+from sinks.cloudwatch.encode import OVERHEAD, Event
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +38,7 @@ _MILLI = 1_000_000
 _MISSING = "ResourceNotFoundException"
 
 _log = logging.getLogger(__name__)
+_encode = msgspec.json.encode
 
 
 class CloudwatchSink(Sink):
@@ -214,38 +217,36 @@ class CloudwatchSink(Sink):
 class _Events:
     """The events of one stream in the order of time: ``rows`` they are of, a row more than once if sent in parts."""
 
-    def __init__(self, rows: Sequence[int], millis: Sequence[int], texts: Texts, most: int) -> None:
-        if len(rows) < len(millis):
-            millis, texts = [millis[row] for row in rows], texts.chosen(rows)
+    def __init__(self, rows: Sequence[int], millis: Sequence[int], texts: Sequence[str], most: int) -> None:
+        if len(rows) < len(texts):
+            millis, texts = [millis[row] for row in rows], [texts[row] for row in rows]
         self.rows, self._millis, self._texts = rows, millis, texts
-        if max(texts.sizes) > most:
+        self._sizes = encode.sizes(texts)
+        if max(self._sizes) > most:
             self._split(most)
         if any(map(gt, self._millis, self._millis[1:])):
             # Stable, so that records of one millisecond keep the order of the batch.
             order = sorted(range(len(self._millis)), key=self._millis.__getitem__)
             self.rows = [self.rows[place] for place in order]
             self._millis = [self._millis[place] for place in order]
-            self._texts = self._texts.chosen(order)
+            self._texts = [self._texts[place] for place in order]
+            self._sizes = [self._sizes[place] for place in order]
 
     def _split(self, most: int) -> None:
         """Send in parts what is too large for one event."""
         rows: list[int] = []
         millis: list[int] = []
-        found = encode.Texts([], [], self._texts.ends)
-        for place, (row, at) in enumerate(zip(self.rows, self._millis, strict=True)):
-            pieces, sizes = [self._texts.texts[place]], [self._texts.sizes[place]]
-            if sizes[0] > most:
-                pieces = encode.parts(self._texts.whole(place), most)
-                sizes = list(map(encode.size, pieces))
+        texts: list[str] = []
+        for row, at, text, size in zip(self.rows, self._millis, self._texts, self._sizes, strict=True):
+            pieces = [text] if size <= most else encode.parts(text, most)
             rows += [row] * len(pieces)
             millis += [at] * len(pieces)
-            found.texts += pieces
-            found.sizes += sizes
-        self.rows, self._millis, self._texts = rows, millis, found
+            texts += pieces
+        self.rows, self._millis, self._texts, self._sizes = rows, millis, texts, encode.sizes(texts)
 
     def requests(self) -> Iterator[tuple[int, int]]:
         """Cut into what one request takes: ranges of events."""
-        ends = list(accumulate([size + OVERHEAD for size in self._texts.sizes]))
+        ends = list(accumulate([size + OVERHEAD for size in self._sizes]))
         start = before = 0
         while start < len(ends):
             in_bytes = bisect_right(ends, before + BYTES)
@@ -257,7 +258,7 @@ class _Events:
 
     def request(self, target: dict[str, str], start: int, end: int) -> bytes:
         """Make a request of a range of events; ``target`` names group and stream."""
-        return self._texts.request(target, self._millis, start, end)
+        return _encode({**target, "logEvents": list(map(Event, self._millis[start:end], self._texts[start:end]))})
 
 
 def connect(config: CloudwatchConfig, *, reads: bool = False) -> Client:

@@ -223,7 +223,7 @@ def test_parts_that_the_source_marked_are_kept(server: CloudwatchServer, sink: C
     assert [record.attributes.get("log.record.part") for record in found] == ["1/2", "2/2", None]
 
 
-def test_more_resources_than_there_are_digits(server: CloudwatchServer) -> None:
+def test_each_record_has_its_own_resource_and_equal_ones_are_shared(server: CloudwatchServer) -> None:
     resources = [make_resource(f"service-{index}") for index in range(25)]
     batch = make_batch([f"line {index}" for index in range(50)], resource=resources * 2)
     config = _config(server, log_stream="all")
@@ -257,11 +257,15 @@ def test_records_written_parsed_are_read_as_lines_that_parse_to_the_same(server:
 # Limits
 
 
+def _sizes(batch: Batch) -> list[int]:
+    return encode.sizes(encode.Encoder(parsed=False, resource=True).texts(batch))
+
+
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_batch_bytes_are_counted_to_the_byte(server: CloudwatchServer, sink: CloudwatchSink, more: int) -> None:
     """Below and at the limit one request, one byte above two; the stand-in refuses what is too much."""
     batch = make_batch(["é" * 1000, "x"], parsed=False)
-    base = sum(encode.Encoder(parsed=False, resource=True).texts(batch).sizes) + 2 * OVERHEAD
+    base = sum(_sizes(batch)) + 2 * OVERHEAD
     filled = make_batch(["é" * 1000, "x" * (BATCH - base + 1 + more)], parsed=False)
     sink.write(filled)
     requests = [1 for name in server.operations() if name == "PutLogEvents"]
@@ -323,7 +327,7 @@ def test_large_record_is_sent_in_marked_parts_and_read_as_one(server: Cloudwatch
 
 def test_event_at_its_limit_is_whole_and_one_byte_more_is_in_parts(server: CloudwatchServer) -> None:
     config = _config(server, max_event_size="4KiB")
-    base = encode.Encoder(parsed=False, resource=True).texts(make_batch([""], parsed=False)).sizes[0] + OVERHEAD
+    base = _sizes(make_batch([""], parsed=False))[0] + OVERHEAD
     with _opened(config) as sink:
         for count, more in ((1, 0), (3, 1)):
             sink.write(make_batch(["x" * (4096 - base + more)], parsed=False, start_ns=START_NS + count * HOUR))
