@@ -26,10 +26,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from shipper.testing import cloudwatch_server
 from shipper.testing.daemon import Daemon, Usage, eventually
 from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.mariadb import MariaDB
@@ -71,20 +72,22 @@ class Bench:
         self.figures: list[Figure] = []
         self.yardsticks: list[float] = []
         self._count = 0
-        self._logs: dict[int, Path] = {}
+        self._logs: dict[str, Path] = {}
 
     def add(self, figure: Figure) -> None:
         self.figures.append(figure)
         print(figure.row(), flush=True)
 
-    def log(self, lines: int) -> Path:
-        """The directory of containers with one log of so many lines."""
-        if lines not in self._logs:
-            containers = self.directory / f"containers-{lines}"
+    def log(self, lines: int, *, recent: bool = False) -> Path:
+        """The directory of containers with one log of so many lines; ``recent`` for backends that refuse old ones."""
+        name = f"{lines}-recent" if recent else str(lines)
+        if name not in self._logs:
+            containers = self.directory / f"containers-{name}"
             path = container(containers, "bench")
-            subprocess.run([sys.executable, HERE / "make_docker_log.py", str(lines), path], check=True)
-            self._logs[lines] = containers
-        return self._logs[lines]
+            start = ["--start", f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}"] if recent else []
+            subprocess.run([sys.executable, HERE / "make_docker_log.py", str(lines), path, *start], check=True)
+            self._logs[name] = containers
+        return self._logs[name]
 
     def yardstick(self) -> float:
         """CPU seconds of one yardstick on the main log."""
@@ -110,6 +113,25 @@ class Bench:
                 raise RuntimeError(f"the daemon ended with {usage.code}:\n{daemon.log[-4000:]}")
             ratios.append(usage.cpu / yardstick)
             runs.append(usage)
+        return statistics.median(ratios), runs
+
+    def costs_beyond_reading(self, sink: dict[str, Any]) -> tuple[float, list[Usage]]:
+        """Run ``--once`` in turns with the yardstick and with reading alone, a recent log each time.
+
+        The median of what the sink adds, in yardsticks, and what each run with it took.
+        """
+        containers = self.log(self.lines, recent=True)
+        ratios, runs = [], []
+        for _ in range(ROUNDS):
+            usages = []
+            yardstick = self.yardstick()
+            for section in ({"type": "blackhole", "parse": False}, sink):
+                daemon = self.daemon(containers, section)
+                usages.append(daemon.once(timeout=PATIENCE))
+                if usages[-1].code:
+                    raise RuntimeError(f"the daemon ended with {usages[-1].code}:\n{daemon.log[-4000:]}")
+            ratios.append((usages[1].cpu - usages[0].cpu) / yardstick)
+            runs.append(usages[1])
         return statistics.median(ratios), runs
 
     def sqlite(self) -> dict[str, Any]:
@@ -206,6 +228,16 @@ def to_otlp(bench: Bench) -> None:
         Figure("Docker log to OTLP, on top of reading and parsing: CPU", ratio - nothing, "yardsticks", 3, note=note)
     )
     bench.add(Figure("Docker log to OTLP: resident memory, peak", peak(runs), "MiB", 64))
+
+
+def to_cloudwatch(bench: Bench) -> None:
+    with discarding("cloudwatch_server") as url:
+        keys = {"access_key_id": cloudwatch_server.ACCESS_KEY, "secret_access_key": cloudwatch_server.SECRET}
+        place = {"region": cloudwatch_server.REGION, "endpoint": url, "log_group": "bench"}
+        ratio, runs = bench.costs_beyond_reading({"type": "cloudwatch", **place, **keys})
+    note = f"{rate(bench, runs):,.0f} lines/s; the stand-in discards"
+    bench.add(Figure("Docker log to CloudWatch, on top of reading: CPU", ratio, "yardsticks", 3, note=note))
+    bench.add(Figure("Docker log to CloudWatch: resident memory, peak", peak(runs), "MiB", 110))
 
 
 def memory_over_an_outage(bench: Bench) -> None:
@@ -312,6 +344,7 @@ JOBS = (
     to_mariadb,
     to_loki,
     to_otlp,
+    to_cloudwatch,
     memory_over_an_outage,
     idle_files,
     start_to_first_line,
@@ -352,6 +385,18 @@ class Database:
         if self.count() != lines:
             raise RuntimeError(f"{self.count()} rows loaded of {lines}")
         return seconds
+
+
+@contextmanager
+def stand_in(module: str) -> Iterator[str]:
+    """A stand-in of `shipper.testing` that discards, as a process of its own; its URL."""
+    command = [sys.executable, "-m", f"shipper.testing.{module}", "--discard"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 @contextmanager

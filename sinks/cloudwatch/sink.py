@@ -1,0 +1,310 @@
+"""The sink: one PutLogEvents after the other, each as large as the service takes."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from operator import gt
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
+from shipper.sink import Finding, Limits, Sink, SinkConfig
+from shipper.units import parse_size
+from sinks._outcome import Outcome
+from sinks.cloudwatch import encode
+from sinks.cloudwatch.config import CloudwatchConfig
+from sinks.cloudwatch.encode import OVERHEAD, Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from shipper.record import Batch, Resource
+    from sinks.cloudwatch.client import Client
+
+#: What one PutLogEvents takes (its API reference): bytes, counted as UTF-8 plus `OVERHEAD` an event; events; and
+#: milliseconds from the first event to the last, of which we stay one below.
+BYTES, EVENTS, SPAN = 1_048_576, 10_000, 86_400_000
+#: How far in milliseconds an event may lie back and ahead (API reference of PutLogEvents).
+OLDEST, NEWEST = 14 * 86_400_000, 2 * 3_600_000
+#: Milliseconds by which our clock may be wrong: within them the service is asked, and its answer holds. A signature
+#: that is further off is refused anyhow.
+_DOUBT = 300_000
+_MILLI = 1_000_000
+_MISSING = "ResourceNotFoundException"
+
+_log = logging.getLogger(__name__)
+_encode = msgspec.json.encode
+
+
+class CloudwatchSink(Sink):
+    """Writes batches to streams. ``now`` gives seconds since 1970, for the ages that the service takes."""
+
+    config: ClassVar[type[SinkConfig]] = CloudwatchConfig
+    limits = Limits(records=10_000, bytes=2 << 20)
+
+    def __init__(self, config: CloudwatchConfig, *, now: Callable[[], float] = time.time) -> None:
+        require_boto3()
+        self.wants_parse = config.line == "json"
+        self._config = config
+        self._now = now
+        self._group = config.group_template()
+        self._stream = config.stream_template()
+        self._most = parse_size(config.max_event_size) - OVERHEAD
+        self._encoder = encode.Encoder(parsed=self.wants_parse, resource=config.metadata == "all")
+        self._places: dict[Resource, tuple[str, str]] = {}
+        #: Groups that we created and whose retention is still to be set.
+        self._unset: set[str] = set()
+        self._client: Client | None = None
+
+    def open(self) -> None:
+        """Find credentials and endpoint. Groups and streams are created when a write finds that they are missing.
+
+        Raises ParkedError without credentials or region.
+        """
+        if self._client is None:
+            self._client = connect(self._config)
+
+    def write(self, batch: Batch) -> None:
+        """Put the batch, stream by stream, each in the order of time."""
+        if self._client is None:
+            raise RetryableError("cloudwatch: not connected")
+        outcome = Outcome(len(batch))
+        if not len(batch):
+            return
+        millis = [time_ns // _MILLI for time_ns in batch.times]
+        rows = self._in_time(millis, outcome)
+        texts = self._encoder.texts(batch)
+        try:
+            for (group, stream), mine in self._by_place(batch.resources, rows).items():
+                self._put_all(group, stream, _Events(mine, millis, texts, self._most), outcome)
+        finally:
+            if outcome.stopped is not None and _stale(outcome.stopped):
+                self._release()
+        outcome.close()
+
+    def _in_time(self, millis: Sequence[int], outcome: Outcome) -> Sequence[int]:
+        """Give the rows that the service may take by their age; refuse all others."""
+        now = int(self._now() * 1000)
+        least, most = now - OLDEST - _DOUBT, now + NEWEST + _DOUBT
+        if least <= min(millis) and max(millis) <= most:
+            return range(len(millis))
+        rows = []
+        for row, at in enumerate(millis):
+            if least <= at <= most:
+                rows.append(row)
+            elif at < least:
+                outcome.refuse(row, _too_old())
+            else:
+                outcome.refuse(row, _too_new())
+        return rows
+
+    def _by_place(self, resources: Sequence[Resource], rows: Sequence[int]) -> dict[tuple[str, str], Sequence[int]]:
+        """Give the rows of each group and stream."""
+        places = {resource: self._place(resource) for resource in set(resources)}
+        if len(set(places.values())) == 1:
+            return {next(iter(places.values())): rows} if rows else {}
+        found: dict[tuple[str, str], list[int]] = {}
+        for row in rows:
+            found.setdefault(places[resources[row]], []).append(row)
+        return dict(found)
+
+    def _place(self, resource: Resource) -> tuple[str, str]:
+        place = self._places.get(resource)
+        if place is None:
+            if len(self._places) > 4_096:  # containers come and go
+                self._places.clear()
+            place = self._places[resource] = (self._group.name(resource), self._stream.name(resource))
+        return place
+
+    def _put_all(self, group: str, stream: str, events: _Events, outcome: Outcome) -> None:
+        refused: set[int] = set()  # the parts of one record may stand in two requests
+        for start, end in events.requests():
+            rows = events.rows[start:end]
+            if outcome.stopped is not None:
+                outcome.skip([row for row in rows if row not in refused])
+                continue
+            try:
+                rejected = self._put(group, stream, lambda target: events.request(target, start, end))  # noqa: B023
+            except SinkError as error:
+                outcome.fail(sorted(set(rows) - refused), error)
+                refused.update(rows)
+            else:
+                _refuse(rejected, rows, outcome)
+
+    def _put(self, group: str, stream: str, make: Callable[[dict[str, str]], bytes]) -> Mapping[str, int]:
+        assert self._client is not None
+        if group in self._unset:
+            self._set_retention(group)
+        try:
+            return self._client.put(group, stream, make)
+        except SinkError as error:
+            if error.code != _MISSING:
+                raise
+            if not self._config.create:
+                raise ParkedError(
+                    f"{error}; create is false, so run: aws logs create-log-group --log-group-name {group}; aws logs"
+                    f" create-log-stream --log-group-name {group} --log-stream-name {stream}",
+                    code=error.code,
+                ) from error
+        self._create(group, stream)
+        try:
+            return self._client.put(group, stream, make)
+        except SinkError as error:
+            if error.code != _MISSING:
+                raise
+            raise RetryableError(f"{error}, though it was created just now", code=error.code) from error
+
+    def _create(self, group: str, stream: str) -> None:
+        """Create what is missing; nothing is looked up first, which would need another right and has a quota."""
+        assert self._client is not None
+        try:
+            self._client.create_stream(group, stream)
+        except SinkError as error:
+            if error.code != _MISSING:
+                raise
+        else:
+            return
+        if self._client.create_group(group) and self._config.retention_days:
+            self._unset.add(group)
+            self._set_retention(group)
+        self._client.create_stream(group, stream)
+
+    def _set_retention(self, group: str) -> None:
+        """Set the retention of a group that we created. A right that lacks is told and holds up nothing."""
+        assert self._client is not None
+        try:
+            self._client.set_retention(group, self._config.retention_days)
+        except ParkedError as error:
+            _log.warning(
+                "%s: the group %s was created, but keeps its events for ever: %s; to mend it run: aws logs"
+                " put-retention-policy --log-group-name %s --retention-in-days %d",
+                self._client.what, group, error, group, self._config.retention_days,
+            )  # fmt: skip
+        self._unset.discard(group)
+
+    def healthcheck(self) -> None:
+        """Prove credentials and connection by looking at the group. Raises SinkError.
+
+        That the account may not look is fine: then it is known to the service. A write alone proves the right to write.
+        """
+        from sinks.cloudwatch.examine import look  # noqa: PLC0415 - see `connect`
+
+        self.open()
+        assert self._client is not None
+        look(self._client, self._config)
+
+    def examine(self) -> Iterator[Finding]:
+        """See `sinks.cloudwatch.examine`. Creates nothing."""
+        from sinks.cloudwatch.examine import examine  # noqa: PLC0415 - see `connect`
+
+        return examine(self._config)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._release()
+
+    def _release(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+
+class _Events:
+    """The events of one stream in the order of time: ``rows`` they are of, a row more than once if sent in parts."""
+
+    def __init__(self, rows: Sequence[int], millis: Sequence[int], texts: Sequence[str], most: int) -> None:
+        if len(rows) < len(texts):
+            millis, texts = [millis[row] for row in rows], [texts[row] for row in rows]
+        self.rows, self._millis, self._texts = rows, millis, texts
+        self._sizes = encode.sizes(texts)
+        if max(self._sizes) > most:
+            self._split(most)
+        if any(map(gt, self._millis, self._millis[1:])):
+            # Stable, so that records of one millisecond keep the order of the batch.
+            order = sorted(range(len(self._millis)), key=self._millis.__getitem__)
+            self.rows = [self.rows[place] for place in order]
+            self._millis = [self._millis[place] for place in order]
+            self._texts = [self._texts[place] for place in order]
+            self._sizes = [self._sizes[place] for place in order]
+
+    def _split(self, most: int) -> None:
+        """Send in parts what is too large for one event."""
+        rows: list[int] = []
+        millis: list[int] = []
+        texts: list[str] = []
+        for row, at, text, size in zip(self.rows, self._millis, self._texts, self._sizes, strict=True):
+            pieces = [text] if size <= most else encode.parts(text, most)
+            rows += [row] * len(pieces)
+            millis += [at] * len(pieces)
+            texts += pieces
+        self.rows, self._millis, self._texts, self._sizes = rows, millis, texts, encode.sizes(texts)
+
+    def requests(self) -> Iterator[tuple[int, int]]:
+        """Cut into what one request takes: ranges of events."""
+        ends = list(accumulate([size + OVERHEAD for size in self._sizes]))
+        start = before = 0
+        while start < len(ends):
+            in_bytes = bisect_right(ends, before + BYTES)
+            in_time = bisect_left(self._millis, self._millis[start] + SPAN)
+            end = min(in_bytes, start + EVENTS, in_time)
+            yield start, end
+            before = ends[end - 1]
+            start = end
+
+    def request(self, target: dict[str, str], start: int, end: int) -> bytes:
+        """Make a request of a range of events; ``target`` names group and stream."""
+        return _encode({**target, "logEvents": list(map(Event, self._millis[start:end], self._texts[start:end]))})
+
+
+def connect(config: CloudwatchConfig, *, reads: bool = False) -> Client:
+    """Make a client. botocore takes 20 MiB and 0.2 s, so nobody who does not use this sink may load it."""
+    from sinks.cloudwatch.client import Client  # noqa: PLC0415 - see the docstring
+
+    return Client(config, reads=reads)
+
+
+def require_boto3() -> None:
+    """Find out whether boto3 is there, without loading it. Raises ConfigError."""
+    if importlib.util.find_spec("botocore") is None:
+        raise ConfigError(
+            "sink type 'cloudwatch' needs the package 'boto3', which is not installed: pip install 'shipper[cloudwatch]'"
+        )
+
+
+def _stale(error: SinkError) -> bool:
+    from sinks.cloudwatch.faults import stale  # noqa: PLC0415 - see `connect`
+
+    return stale(error)
+
+
+def _refuse(rejected: Mapping[str, int], rows: Sequence[int], outcome: Outcome) -> None:
+    """Read ``rejectedLogEventsInfo``: two ends that are exclusive, and a start that is inclusive."""
+    if not rejected:
+        return
+    count = len(rows)
+    old = min(rejected.get("tooOldLogEventEndIndex") or 0, count)
+    expired = min(rejected.get("expiredLogEventEndIndex") or 0, count)
+    new = rejected.get("tooNewLogEventStartIndex")
+    for row in rows[:old]:
+        outcome.refuse(row, _too_old())
+    for row in rows[old:expired]:
+        outcome.refuse(row, _refusal("expired", "it is older than the log group keeps events"))
+    for row in rows[max(old, expired, new) :] if new is not None else ():
+        outcome.refuse(row, _too_new())
+
+
+def _too_old() -> PermanentError:
+    return _refusal("too_old", "it is older than 14 days, which CloudWatch does not take")
+
+
+def _too_new() -> PermanentError:
+    return _refusal("too_new", "its time is more than 2 hours ahead, which CloudWatch does not take yet")
+
+
+def _refusal(code: str, text: str) -> PermanentError:
+    return PermanentError(f"cloudwatch: {text}", code=code, certain=True)
