@@ -76,14 +76,15 @@ class _Quiet(ThreadingHTTPServer):
 class HttpServer(ABC):
     """Listens from its making until ``close``. One request at a time is answered, whatever the connections.
 
-    ``requests`` has every request that came, whatever it was told. ``tls`` makes it speak TLS alone.
+    ``requests`` has every request that came, whatever it was told. ``tls`` makes it speak TLS alone; ``port`` 0 takes a
+    free one.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self.requests: list[Request] = []
         self._scripted: deque[tuple[Reply, bool]] = deque()
         self._lock = threading.Lock()
-        self._server = _Quiet(("127.0.0.1", 0), _handler(self))
+        self._server = _Quiet(("127.0.0.1", port), _handler(self))
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self.port: int = self._server.server_port
