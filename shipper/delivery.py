@@ -20,7 +20,15 @@ import threading
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from shipper.errors import DroppedError, ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
+from shipper.errors import (
+    DroppedError,
+    ParkedError,
+    PartialError,
+    PermanentError,
+    RetryableError,
+    SinkError,
+    StateError,
+)
 from shipper.logs import get_logger
 from shipper.record import Batch
 from shipper.retry import backoff

@@ -15,7 +15,15 @@ from shipper.checkpoint import Checkpoint
 from shipper.clock import SystemClock
 from shipper.deadletter import DeadLetters
 from shipper.delivery import Delivery
-from shipper.errors import DroppedError, ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
+from shipper.errors import (
+    DroppedError,
+    ParkedError,
+    PartialError,
+    PermanentError,
+    RetryableError,
+    SinkError,
+    StateError,
+)
 from shipper.fs import FileSystem
 from shipper.health import Health
 from shipper.ledger import Ledger
