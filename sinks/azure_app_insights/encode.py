@@ -21,17 +21,17 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from itertools import repeat
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shipper import __version__
 from shipper.record import SEVERITIES, Batch, Resource
-from sinks._azure import Times, clean, moved, slices, start_of, tick_text, units
+from sinks._azure import BETWEEN, Times, clean, joined, moved, slices, start_of, tick_text, units
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: Bytes of an item (64 KB, whichever thousand is meant), UTF-16 units of a message, a key, a value, an event's name.
 ITEM, MESSAGE, KEY, VALUE, EVENT = 64_000, 32_768, 150, 8_192, 512
@@ -116,6 +116,16 @@ def severity_level(severity: int) -> int:
     return 0 if 0 < severity < 9 else (max(severity, 9) - 1) // 4 - 1
 
 
+class Encoded(msgspec.Struct, frozen=True):
+    """Items of some records: ``texts`` have the item of each of ``records``, with `BETWEEN` between those of one text;
+    ``several`` has the items of the records that have more than one.
+    """
+
+    records: list[int]
+    texts: list[str]
+    several: dict[int, list[str]]
+
+
 class Encoder:
     """Makes items for one resource of Application Insights; the same batch gives the same bytes."""
 
@@ -125,90 +135,80 @@ class Encoder:
         self._times = Times()
         self._tails: dict[Resource, _Tail] = {}
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        self._plans: dict[tuple[Any, ...], _Plan | None] = {}
 
-    def encode(self, batch: Batch) -> tuple[list[int], list[str], dict[int, list[str]]]:
-        """Give rows and the item of each, in step, and the items of the rows that have several."""
+    def encode(self, batch: Batch, start: int, end: int) -> Encoded:
+        """Encode the records from ``start`` to ``end``."""
+        messages = (batch.messages if batch.messages is not None else batch.raws)[start:end]
+        attributes = batch.attributes[start:end] if batch.attributes is not None else [{}] * (end - start)
         try:
-            return self._columns(batch)
+            return self._encoded(batch, start, messages, attributes)
         except UnicodeEncodeError:  # lone surrogates, which no UTF-8 can carry
-            return self._columns(_cleaned(batch))
+            return self._encoded(batch, start, [clean(text) for text in messages], [clean(each) for each in attributes])
 
-    def _columns(self, batch: Batch) -> tuple[list[int], list[str], dict[int, list[str]]]:
-        digits = list(map(str, batch.times))
-        moments = self._times.texts(batch.times, digits)
-        messages = batch.messages if batch.messages is not None else batch.raws
-        attributes = batch.attributes if batch.attributes is not None else [{}] * len(batch)
-        severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * len(batch)
-        ids = batch.ids
+    def _encoded(self, batch: Batch, start: int, messages: list[str], attributes: list[dict[str, Any]]) -> Encoded:
+        end = start + len(messages)
+        times, resources, ids = batch.times[start:end], batch.resources[start:end], batch.ids[start:end]
+        digits = list(map(str, times))
+        moments = self._times.texts(times, digits)
+        severities = (
+            batch.severities[start:end] if batch.severities is not None else [SEVERITIES["info"]] * (end - start)
+        )
         groups: dict[Any, list[int]] = defaultdict(list)
-        for row, look in enumerate(zip(map(tuple, attributes), severities, batch.resources, strict=True)):
-            groups[look].append(row)
-        rows: list[int] = []
-        items: list[str] = []
+        for place, look in enumerate(zip(map(tuple, attributes), severities, resources, strict=True)):
+            groups[look].append(place)
+        places: list[int] = []
+        texts: list[str] = []
         careful: list[int] = []
-        for (names, severity, resource), members in groups.items():
-            tail = self._tail(resource)
-            shape = self._shape(names, tail)
-            texts = [messages[row] for row in members]
-            if not shape.plain or tail.left or "" in texts or any(map(str.isspace, texts)):
+        for look, members in groups.items():
+            pick = itemgetter(*members) if len(members) > 1 else _only(members[0])
+            told: tuple[str, ...] = pick(messages)
+            values = list(zip(*[each.values() for each in pick(attributes)], strict=True))
+            kinds = tuple(map(_kind, values))
+            plan = self._plan(look, kinds)
+            if plan is None or "" in told or any(map(str.isspace, told)):
                 careful += members
                 continue
-            columns = list(zip(*[attributes[row].values() for row in members], strict=True))
-            kinds = [set(map(type, column)) for column in columns]
-            if any(len(kind) > 1 for kind in kinds):
-                careful += members
+            tokens = list(map(_property, values, kinds))
+            columns = plan.columns(pick(moments), pick(digits), pick(ids), _tokens(told), tokens)
+            if sum(len(each) if isinstance(each, str) else max(map(len, each)) for each in columns) <= _SURE:
+                places += members
+                texts.append(joined(columns, len(members)))
                 continue
-            pieces: list[str | Sequence[str]] = [
-                '{"name":"Microsoft.ApplicationInsights.Message","time":"',
-                [moments[row] for row in members],
-                f'","iKey":"{self._key}","tags":{{{_inner(tail.tags)}',
-            ]
-            values = [self._values(column, kind) for column, kind in zip(columns, kinds, strict=True)]
-            for name, value, kind in zip(names, values, kinds, strict=True):
-                if name in _TAGS and kind == {str}:
-                    pieces += [f',"{_TAGS[name]}":', value]
-            marker = Marker(severity, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
-            marker.json = [str(name) for name, kind in zip(shape.properties, kinds, strict=True) if kind != {str}]
-            pieces += [
-                '},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":',
-                _tokens(texts),
-                f',"severityLevel":{severity_level(severity)},"properties":{{"id":"',
-                [ids[row] for row in members],
-                '","time_ns":"',
-                [digits[row] for row in members],
-                f'"{tail.text},"shipper":{_text(_text(marker))}',
-            ]
-            for name, value in zip(shape.properties, values, strict=True):
-                pieces += [f",{_text(name)}:", value]
-            pieces.append("}}}}")
-            made = _joined(pieces)
-            if max(map(len, made)) <= _SURE:
-                rows += members
-                items += made
-                continue
-            for row, item in zip(members, made, strict=True):
+            for place, item in zip(members, joined(columns, len(members)).split(BETWEEN), strict=True):
                 if len(item) <= _SURE:
-                    rows.append(row)
-                    items.append(item)
+                    places.append(place)
+                    texts.append(item)
                 else:
-                    careful.append(row)
+                    careful.append(place)
         several: dict[int, list[str]] = {}
-        for row in careful:
-            parts = self._carefully(batch, row, message=messages[row], attributes=attributes[row])
+        for place in careful:
+            parts = self._carefully(batch, start + place, message=messages[place], attributes=attributes[place])
             if len(parts) == 1:
-                rows.append(row)
-                items += parts
+                places.append(place)
+                texts += parts
             else:
-                several[row] = parts
-        return rows, items, several
+                several[start + place] = parts
+        return Encoded([start + place for place in places], texts, several)
 
-    @staticmethod
-    def _values(column: Sequence[Any], kind: set[type]) -> Sequence[str]:
-        if kind == {str}:
-            return _tokens(column)
-        if kind == {int}:
-            return [f'"{number}"' for number in column]
-        return _tokens(_tokens(column))
+    def _plan(self, look: tuple[tuple[str, ...], int, Resource], kinds: tuple[type, ...]) -> _Plan | None:
+        """Give how records of these names, level, resource and kinds of values become items; ``None``: one by one."""
+        key = (look, kinds)
+        try:
+            return self._plans[key]
+        except KeyError:
+            pass
+        if len(self._plans) > 1_000:  # bounds memory where names and containers come and go
+            self._plans.clear()
+        names, severity, resource = look
+        tail = self._tail(resource)
+        shape = self._shape(names, tail)
+        # Values of several types are encoded one by one.
+        plain = shape.plain and not tail.left and object not in kinds
+        start = f'","name":"Microsoft.ApplicationInsights.Message","iKey":"{self._key}","tags":{{'
+        pairs = list(zip(names, kinds, strict=True))
+        self._plans[key] = _Plan(start, severity, tail, shape, pairs) if plain else None
+        return self._plans[key]
 
     def _tail(self, resource: Resource) -> _Tail:
         if (tail := self._tails.get(resource)) is None:
@@ -338,6 +338,45 @@ class Encoder:
         return [*parts, item.text(properties)]
 
 
+class _Plan:
+    """Items of records that differ in a few texts only: the constants between those."""
+
+    def __init__(
+        self, start: str, severity: int, tail: _Tail, shape: _Shape, kinds: Sequence[tuple[str, type]]
+    ) -> None:
+        """Take the start of an item up to its tags, and the name and type of each attribute."""
+        marker = Marker(severity, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
+        marker.json = [str(name) for name, (_, kind) in zip(shape.properties, kinds, strict=True) if kind is not str]
+        self._tags = [
+            (f',"{_TAGS[name]}":', index) for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind is str
+        ]
+        self._start = start + _text(tail.tags)[1:-1]
+        self._message = '},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":'
+        self._id = f',"severityLevel":{severity_level(severity)},"properties":{{"id":"'
+        self._properties = f'"{tail.text},"shipper":{_text(_text(marker))}'
+        self._names = [f",{_text(name)}:" for name in shape.properties]
+
+    def columns(
+        self,
+        moments: Sequence[str],
+        digits: Sequence[str],
+        ids: Sequence[str],
+        messages: Sequence[str],
+        values: list[Sequence[str]],
+    ) -> list[str | Sequence[str]]:
+        """Give the pieces of some items; messages and values are JSON."""
+        columns: list[str | Sequence[str]] = ['{"time":"', moments, self._start]
+        for before, index in self._tags:
+            columns += [before, values[index]]
+        columns += [self._message, messages, self._id, ids, '","time_ns":"', digits]
+        constant = self._properties
+        for name, value in zip(self._names, values, strict=True):
+            columns += [constant + name, value]
+            constant = ""
+        columns.append(constant + "}}}}")
+        return columns
+
+
 class _Item:
     """One envelope in the making."""
 
@@ -433,16 +472,6 @@ def _make_tail(resource: Resource) -> _Tail:
     )
 
 
-def _cleaned(batch: Batch) -> Batch:
-    """Give the batch without lone surrogates; ids are those of the original."""
-    copy = batch.select(range(len(batch)))
-    copy._ids = batch.ids  # noqa: SLF001 - `select` keeps them only when they were made already
-    copy.raws = [clean(raw) for raw in batch.raws]
-    copy.messages = None if batch.messages is None else [clean(message) for message in batch.messages]
-    copy.attributes = None if batch.attributes is None else [clean(each) for each in batch.attributes]
-    return copy
-
-
 def _tokens(column: Sequence[Any]) -> list[str]:
     """Encode values as JSON, all at once: JSON has no line breaks but those between the values."""
     tokens = _encoder.encode_lines(column).decode().split("\n")
@@ -450,25 +479,27 @@ def _tokens(column: Sequence[Any]) -> list[str]:
     return tokens
 
 
-def _joined(pieces: list[str | Sequence[str]]) -> list[str]:
-    columns: list[Any] = []
-    constant = ""
-    for piece in pieces:
-        if isinstance(piece, str):
-            constant += piece
-        else:
-            columns += [repeat(constant), piece]
-            constant = ""
-    columns.append(repeat(constant))
-    return list(map("".join, zip(*columns, strict=False)))
+def _kind(values: tuple[Any, ...]) -> type:
+    """Give the type of all values of a column, ``object`` when there are several."""
+    kinds = set(map(type, values))
+    return kinds.pop() if len(kinds) == 1 else object
+
+
+def _property(values: tuple[Any, ...], kind: type) -> Sequence[str]:
+    """Encode a column as JSON texts."""
+    if kind is str:
+        return _tokens(values)
+    if kind is int:
+        return [f'"{number}"' for number in values]
+    return _tokens(_tokens(values))
+
+
+def _only(place: int) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    return lambda column: (column[place],)
 
 
 def _text(value: Any) -> str:
     return _encode(value).decode()
-
-
-def _inner(members: dict[str, str]) -> str:
-    return _text(members)[1:-1]
 
 
 def _size(text: str) -> int:

@@ -13,7 +13,7 @@ import msgspec
 from shipper.errors import ConfigError, DroppedError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _http
-from sinks._azure import Credential, failure, storable, with_token
+from sinks._azure import BETWEEN, Credential, failure, storable, with_token
 from sinks._azure_read import Workspace
 from sinks._http import Answer, Client, gzipped, retry_after, secret
 from sinks._outcome import Outcome
@@ -31,6 +31,8 @@ TRACK = "/v2.1/track"
 OLDEST = 172_800 * 1_000_000_000
 #: Characters of a request's items; the service names no limit but 64,000 items, which these cannot reach.
 REQUEST = 1_000_000
+#: Records that are encoded at once: what they touch stays in the processor's cache, and a request is about so large.
+SLICE = 1_000
 #: Redirects followed for one request.
 _HOPS = 5
 #: Domains whose hosts are Azure's alone: a redirect from one host of such a domain to another leaks nothing.
@@ -106,14 +108,30 @@ class AppInsightsSink(Sink):
             return
         outcome = Outcome(len(batch))
         fresh = self._fresh(batch, outcome)
-        rows, items, several = self._encoder.encode(batch if len(fresh) == len(batch) else batch.select(fresh))
-        for start, end in _requests(items):
-            self._send(items[start:end], [fresh[row] for row in rows[start:end]], outcome)
-        for row, parts in several.items():
-            # By itself, so that a refusal of the whole request is a refusal of this record.
-            for start, end in _requests(parts):
-                self._send(parts[start:end], [fresh[row]] * (end - start), outcome)
+        if fresh:
+            self._send_all(self._encoder, batch if len(fresh) == len(batch) else batch.select(fresh), fresh, outcome)
         outcome.close()
+
+    def _send_all(self, encoder: Encoder, batch: Batch, places: Sequence[int], outcome: Outcome) -> None:
+        """Encode and send slice by slice; ``places`` names the batch's records."""
+        several: dict[int, list[str]] = {}
+        for start in range(0, len(batch), SLICE):
+            made = encoder.encode(batch, start, min(start + SLICE, len(batch)))
+            several |= made.several
+            self._send_texts(made.texts, [places[record] for record in made.records], outcome)
+        for record, parts in several.items():
+            # By itself, so that a refusal of the whole request is a refusal of this record.
+            self._send_texts(parts, [places[record]] * len(parts), outcome)
+
+    def _send_texts(self, texts: list[str], rows: Sequence[int], outcome: Outcome) -> None:
+        """Send items, in several requests if they are large; ``rows`` names the record of each."""
+        if sum(map(len, texts)) <= REQUEST:
+            if texts:
+                self._send(texts, rows, outcome)
+            return
+        items = [item for text in texts for item in text.split(BETWEEN)]
+        for start, end in _requests(items):
+            self._send(items[start:end], rows[start:end], outcome)
 
     def _fresh(self, batch: Batch, outcome: Outcome) -> Sequence[int]:
         oldest = int(self._now() * 1_000_000_000) - OLDEST
@@ -132,22 +150,25 @@ class AppInsightsSink(Sink):
             outcome.refuse(row, PermanentError(text, code="103", certain=True))
         return fresh
 
-    def _send(self, items: Sequence[str], rows: Sequence[int], outcome: Outcome) -> None:
+    def _send(self, texts: Sequence[str], rows: Sequence[int], outcome: Outcome) -> None:
         if outcome.stopped is not None:
             outcome.skip(rows)
             return
         try:
-            answer = self._track(f"[{','.join(items)}]".encode())
+            answer = self._track(texts)
         except RetryableError as error:
             outcome.fail(rows, error)
             return
         self._judge(answer, rows, outcome)
 
-    def _track(self, body: bytes) -> Answer:
-        """Post, following redirects that are safe, and remember where they led."""
+    def _track(self, texts: Sequence[str]) -> Answer:
+        """Post items, texts of one or more, following redirects that are safe, and remember where they led."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        pieces = [b"[", *(f"{text},\n".encode() for text in texts[:-1]), *(text.encode() for text in texts[-1:]), b"]"]
         if self._config.compression == "gzip":
-            body, headers["Content-Encoding"] = gzipped(body), "gzip"
+            body, headers["Content-Encoding"] = gzipped(pieces), "gzip"
+        else:
+            body = b"".join(pieces)
         for _ in range(_HOPS + 1):
             client = self._client
             assert client is not None
@@ -190,8 +211,10 @@ class AppInsightsSink(Sink):
 
     def _judge(self, answer: Answer, rows: Sequence[int], outcome: Outcome) -> None:
         """Say what an answer means for each of the request's items; ``rows`` names the record of each."""
-        unique = list(dict.fromkeys(rows))
         told = _told(answer) if answer.status in {200, 206, 400} else None
+        if answer.status == 200 and told is not None and not told.errors and told.accepted == len(rows):
+            return
+        unique = list(dict.fromkeys(rows))
         if told is None or (answer.status == 400 and not told.errors):
             outcome.fail(unique, self._whole(answer))
             return
@@ -267,7 +290,7 @@ class AppInsightsSink(Sink):
     def healthcheck(self) -> None:
         """Send a request without items: it stores nothing and is answered as any other. Raises SinkError."""
         self.open()
-        answer = self._track(b"[]")
+        answer = self._track([])
         if answer.status not in {200, 206, 400} or _told(answer) is None:
             raise self._whole(answer)
 
@@ -282,7 +305,7 @@ class AppInsightsSink(Sink):
         seen: list[Answer] = []
 
         def probe() -> Answer:
-            seen.append(self._track(b"[]"))
+            seen.append(self._track([]))
             return seen[0]
 
         yield from _http.examine(self._client, probe, fine=frozenset([200, 206, 400, *_QUOTA]))

@@ -27,13 +27,13 @@ reader joins them. So do integers beyond 64 bits, which a dynamic column would r
 
 from __future__ import annotations
 
-from itertools import repeat
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shipper.record import LEVELS, SEVERITIES, Batch, Resource
-from sinks._azure import Times, clean, moved, slices, start_of, tick_text, units
+from sinks._azure import Times, clean, joined, moved, slices, start_of, tick_text, units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +60,54 @@ class _Tail(msgspec.Struct, frozen=True, eq=False):
     left: dict[str, str]
 
 
+class Encoded(msgspec.Struct, frozen=True):
+    """Rows of some records: ``texts`` have the row of each of ``records``, with `BETWEEN` between those of one text;
+    ``several`` has the rows of the records that have more than one.
+    """
+
+    records: Sequence[int]
+    texts: list[bytes]
+    several: dict[int, list[bytes]]
+
+
+class _Columns(msgspec.Struct, frozen=True):
+    """What differs from row to row; messages, attributes and what the resource adds are JSON."""
+
+    times: list[int]
+    ids: list[str]
+    severities: list[int]
+    messages: list[str]
+    attributes: list[str]
+    tails: list[str]
+
+    def text(self, times: Times) -> str:
+        """Join the rows."""
+        digits = list(map(str, self.times))
+        moments = times.texts(self.times, digits)
+        return joined(
+            (
+                '{"TimeGenerated":"',
+                moments,
+                '","EventTime":"',
+                moments,
+                '","TimeNs":"',
+                digits,
+                '","RecordId":"',
+                self.ids,
+                list(map(_LEVELS.__getitem__, self.severities)),
+                self.messages,
+                ',"Attributes":',
+                self.attributes,
+                self.tails,
+            ),
+            len(digits),
+        )
+
+    def select(self, rows: list[int]) -> _Columns:
+        """Give some of the rows."""
+        return _Columns(*([column[row] for row in rows] for column in msgspec.structs.astuple(self)))
+
+
 class Encoder:
     """Makes rows; the same batch gives the same bytes."""
 
@@ -67,58 +115,53 @@ class Encoder:
         self._times = Times()
         self._tails: dict[Resource, _Tail] = {}
 
-    def encode(self, batch: Batch) -> tuple[list[int], list[bytes], dict[int, list[bytes]]]:
-        """Give records and the row of each, in step, and the rows of the records that have several."""
-        messages = batch.messages if batch.messages is not None else batch.raws
-        attributes = batch.attributes if batch.attributes is not None else [{}] * len(batch)
+    def encode(self, batch: Batch, start: int, end: int) -> Encoded:
+        """Encode the records from ``start`` to ``end``."""
+        messages = (batch.messages if batch.messages is not None else batch.raws)[start:end]
+        attributes = batch.attributes[start:end] if batch.attributes is not None else [{}] * (end - start)
         try:
-            return self._columns(batch, messages, attributes)
+            return self._encoded(batch, start, messages, attributes)
         except UnicodeEncodeError:  # lone surrogates, which no UTF-8 can carry
-            return self._columns(batch, [clean(text) for text in messages], [clean(each) for each in attributes])
+            return self._encoded(batch, start, [clean(text) for text in messages], [clean(each) for each in attributes])
 
-    def _columns(
-        self, batch: Batch, messages: list[str], attributes: list[dict[str, Any]]
-    ) -> tuple[list[int], list[bytes], dict[int, list[bytes]]]:
-        digits = list(map(str, batch.times))
-        moments = self._times.texts(batch.times, digits)
-        severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * len(batch)
-        tails = self._all_tails(batch.resources)
-        told = _encoder.encode_lines(attributes)
-        texts = map(
-            "".join,
-            zip(
-                repeat('{"TimeGenerated":"'),
-                moments,
-                repeat('","EventTime":"'),
-                moments,
-                repeat('","TimeNs":"'),
-                digits,
-                repeat('","RecordId":"'),
-                batch.ids,
-                map(_LEVELS.__getitem__, severities),
-                _lines(_encoder.encode_lines(messages)),
-                repeat(',"Attributes":'),
-                _lines(told),
-                [tail.text for tail in tails],
-                strict=False,
-            ),
+    def _encoded(self, batch: Batch, start: int, messages: list[str], attributes: list[dict[str, Any]]) -> Encoded:
+        end = start + len(messages)
+        tails = self._all_tails(batch.resources[start:end])
+        message_texts, told = _encoder.encode_lines(messages), _encoder.encode_lines(attributes)
+        columns = _Columns(
+            batch.times[start:end],
+            batch.ids[start:end],
+            batch.severities[start:end] if batch.severities is not None else [SEVERITIES["info"]] * (end - start),
+            _lines(message_texts),
+            _lines(told),
+            [tail.text for tail in tails],
         )
-        # JSON has no line breaks, so that all rows become bytes at once.
-        rows = "\n".join(texts).encode().split(b"\n")
-        several: dict[int, list[bytes]] = {}
         wide = _WIDE in told.translate(_DIGITS)
-        if not wide and max(map(len, rows)) <= SURE and not any(tail.left for tail in set(tails)):
-            return list(range(len(rows))), rows, several
-        whole: list[int] = []
-        for row, (text, tail) in enumerate(zip(rows, tails, strict=True)):
-            if len(text) > SURE or tail.left or (wide and _is_wide(attributes[row])):
-                parts = self._carefully(batch, row, messages[row], attributes[row], tail)
-                if len(parts) > 1:
-                    several[row] = parts
-                    continue
-                (rows[row],) = parts
-            whole.append(row)
-        return whole, [rows[row] for row in whole], several
+        longest = max(map(len, chain(columns.messages, columns.attributes)))
+        if not wide and longest <= SURE and not any(tail.left for tail in set(tails)):
+            return Encoded(range(start, end), [columns.text(self._times).encode()], {})
+        plain: list[int] = []
+        odd: list[bytes] = []
+        single: list[int] = []
+        several: dict[int, list[bytes]] = {}
+        for place, (message, attribute, tail) in enumerate(
+            zip(columns.messages, columns.attributes, tails, strict=True)
+        ):
+            if (
+                max(len(message), len(attribute)) <= SURE
+                and not tail.left
+                and not (wide and _is_wide(attributes[place]))
+            ):
+                plain.append(place)
+                continue
+            parts = self._carefully(batch, start + place, messages[place], attributes[place], tail)
+            if len(parts) > 1:
+                several[start + place] = parts
+            else:
+                single.append(place)
+                odd += parts
+        texts = [columns.select(plain).text(self._times).encode()] if plain else []
+        return Encoded([start + place for place in (*plain, *single)], [*texts, *odd], several)
 
     def _carefully(self, batch: Batch, row: int, message: str, attributes: dict[str, Any], tail: _Tail) -> list[bytes]:
         """Make the rows of one record whose fields may be too long."""
