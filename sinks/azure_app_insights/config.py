@@ -60,7 +60,7 @@ def parse_connection(text: str, *, audience: str) -> Connection:
         raise ValueError(
             "the IngestionEndpoint is not a URL such as https://westeurope-5.in.applicationinsights.azure.com"
         )
-    return Connection(key, endpoint, given.get("aadaudience", audience).rstrip("/"))
+    return Connection(key, endpoint, given.get("aadaudience", audience))
 
 
 class AppInsightsConfig(AzureConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -170,8 +170,13 @@ class Encoder:
                 careful += members
                 continue
             tokens = list(map(_property, values, kinds))
-            columns = plan.columns(pick(moments), pick(digits), pick(ids), _tokens(told), tokens)
-            if sum(len(each) if isinstance(each, str) else max(map(len, each)) for each in columns) <= _SURE:
+            message_texts = _tokens(told)
+            columns = plan.columns(pick(moments), pick(digits), pick(ids), message_texts, tokens)
+            longest = [max(map(len, each)) for each in tokens]
+            if any(longest[index] > _TAG for index in plan.tagged):
+                careful += members
+                continue
+            if plan.length + max(map(len, message_texts)) + sum(longest) <= _SURE:
                 places += members
                 texts.append(joined(columns, len(members)))
                 continue
@@ -314,7 +319,7 @@ class Encoder:
             for place in sorted(shown, key=lambda place: len(shown[place]), reverse=True):
                 if size <= most:
                     break
-                size -= _size(_text({place: shown.pop(place)}))
+                size -= _size(_text({place: shown.pop(place)})) - 1  # a comma in place of two braces
                 rest.setdefault("attributes", {})[names[place]] = attributes[names[place]]
                 most += 2 * len(place) if place in marker.json else 0
             marker.json = [name for name in marker.json if name in shown]
@@ -347,14 +352,17 @@ class _Plan:
         """Take the start of an item up to its tags, and the name and type of each attribute."""
         marker = Marker(severity, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
         marker.json = [str(name) for name, (_, kind) in zip(shape.properties, kinds, strict=True) if kind is not str]
-        self._tags = [
-            (f',"{_TAGS[name]}":', index) for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind is str
-        ]
+        tags = {_TAGS[name]: index for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind is str}
+        self._tags = [(f',"{tag}":', index) for tag, index in tags.items()]
+        self.tagged = list(tags.values())
         self._start = start + _text(tail.tags)[1:-1]
         self._message = '},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":'
         self._id = f',"severityLevel":{severity_level(severity)},"properties":{{"id":"'
         self._properties = f'"{tail.text},"shipper":{_text(_text(marker))}'
         self._names = [f",{_text(name)}:" for name in shape.properties]
+        constants = (self._start, self._message, self._id, self._properties, *self._names)
+        #: Characters of an item without its message and values, and some more.
+        self.length = sum(map(len, constants)) + (2 * _TAG + 64) + 200
 
     def columns(
         self,
