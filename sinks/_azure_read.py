@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 #: Rows of the first page and of all further ones; the API gives at most 500,000 rows and about 100 MB.
 _FIRST_PAGE, _PAGE = 200, 2_000
+#: Rows below which a page that the API does not give in full is not made smaller.
+_SMALLEST_PAGE = 10
 #: Rows of one record beyond which a page is not made larger: a record has hundreds of parts at most.
 _LARGEST_PAGE = 200_000
 
@@ -101,7 +103,13 @@ class Workspace:
         after: tuple[int, str] | None = None
         size = _FIRST_PAGE
         while True:
-            rows = self.rows(self.kql(query, after=after, size=size))
+            try:
+                rows = self.rows(self.kql(query, after=after, size=size))
+            except RetryableError as error:
+                if error.code != "partial" or size < _SMALLEST_PAGE:
+                    raise
+                size //= 10  # so many rows are more bytes than the API gives at once
+                continue
             groups = [list(group) for _, group in groupby(rows, key=_key)]
             if len(rows) < size:
                 yield from groups

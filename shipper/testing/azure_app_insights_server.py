@@ -126,10 +126,8 @@ class AppInsightsServer(AzureServer):
             )
         return None
 
-    def begun(self, lines: list[str]) -> tuple[list[Row], int] | None:
+    def begun(self) -> tuple[list[Row], list[str]]:
         """Give all rows that have an id and a time of ours."""
-        if lines[: len(_START)] != _START:
-            return None
         rows = []
         for row in self.rows:
             properties = row["Properties"]
@@ -139,7 +137,7 @@ class AppInsightsServer(AzureServer):
                 more |= {"Part": None if part is None else int(part)}
                 more |= {"Text": properties.get("message") or row.get("Message") or ""}
                 rows.append({**row, **more})
-        return rows, len(_START)
+        return rows, _START
 
     def records(self) -> list[tuple[str, str]]:
         """Give the id and the whole message of every record stored, doubles included, in time order."""

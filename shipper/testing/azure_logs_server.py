@@ -97,12 +97,10 @@ class AzureLogsServer(AzureServer):
             row["TimeGenerated"] = f"{datetime.fromtimestamp(self.now(), UTC):%Y-%m-%dT%H:%M:%S.%f}0Z"
         return row
 
-    def begun(self, lines: list[str]) -> tuple[list[Row], int] | None:
+    def begun(self) -> tuple[list[Row], list[str]]:
         """Give all rows that have an id and a time of ours."""
-        if lines[: len(_START)] != _START:
-            return None
         named = [row for row in self.rows if row["RecordId"] and (row["TimeNs"] or "").isdecimal()]
-        return [{**row, "Ns": int(row["TimeNs"])} for row in named], len(_START)
+        return [{**row, "Ns": int(row["TimeNs"])} for row in named], _START
 
     def records(self) -> list[tuple[str, str]]:
         """Give the id and the whole message of every record stored, doubles included, in time order."""

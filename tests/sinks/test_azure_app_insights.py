@@ -821,7 +821,7 @@ def test_reading_needs_a_credential(server: AppInsightsServer) -> None:
     ],
 )
 def test_errors_of_the_query_api(server: AppInsightsServer, reply: Reply, kind: type[SinkError], words: str) -> None:
-    server.script_queries(reply)
+    server.script_queries(reply, reply, reply)
     with pytest.raises(kind, match=words):
         _read(server)
 
