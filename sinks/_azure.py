@@ -28,19 +28,36 @@ _CLIENT_ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 class Cloud(msgspec.Struct, frozen=True):
-    """The addresses of one Azure cloud: who gives tokens, and what is asked for and read where."""
+    """The addresses of one Azure cloud: who gives tokens, the audience of those for ingestion, where is read, and the
+    audience of the tokens for that.
+    """
 
     authority: str
     monitor: str
     query: str
+    query_audience: str
 
 
 CLOUDS = {
     "public": Cloud(
-        "https://login.microsoftonline.com", "https://monitor.azure.com", "https://api.loganalytics.azure.com"
+        "https://login.microsoftonline.com",
+        "https://monitor.azure.com",
+        "https://api.loganalytics.azure.com",
+        # The older name: not every tenant knows the newer one as something to give tokens for (AADSTS500011).
+        "https://api.loganalytics.io",
     ),
-    "china": Cloud("https://login.chinacloudapi.cn", "https://monitor.azure.cn", "https://api.loganalytics.azure.cn"),
-    "us_gov": Cloud("https://login.microsoftonline.us", "https://monitor.azure.us", "https://api.loganalytics.us"),
+    "china": Cloud(
+        "https://login.chinacloudapi.cn",
+        "https://monitor.azure.cn",
+        "https://api.loganalytics.azure.cn",
+        "https://api.loganalytics.azure.cn",
+    ),
+    "us_gov": Cloud(
+        "https://login.microsoftonline.us",
+        "https://monitor.azure.us",
+        "https://api.loganalytics.us",
+        "https://api.loganalytics.us",
+    ),
 }
 
 
@@ -101,7 +118,9 @@ class AzureConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_on
     def addresses(self) -> Cloud:
         """The cloud's addresses, with those that the section gives itself."""
         cloud = CLOUDS[self.cloud]
-        return Cloud(self.authority or cloud.authority, cloud.monitor, self.query_endpoint or cloud.query)
+        return msgspec.structs.replace(
+            cloud, authority=self.authority or cloud.authority, query=self.query_endpoint or cloud.query
+        )
 
 
 class _Token(msgspec.Struct):

@@ -78,9 +78,9 @@ class Workspace:
         self._config = config
         self._form = form
         self.what = f"{what}: Log Analytics"
-        base = config.addresses.query
-        self._client = Client(base, msgspec.structs.replace(config, headers={}), what=self.what)
-        self._credential = Credential(config, f"{base.rstrip('/')}/.default", what=self.what)
+        addresses = config.addresses
+        self._client = Client(addresses.query, msgspec.structs.replace(config, headers={}), what=self.what)
+        self._credential = Credential(config, f"{addresses.query_audience}/.default", what=self.what)
 
     def records(self, query: Query, joined: Callable[[Sequence[Row]], Record | None]) -> Iterator[Record]:
         """Give the records of a question, each once, page by page, exactly filtered.

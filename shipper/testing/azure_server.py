@@ -34,7 +34,7 @@ CLIENT = "66666666-7777-8888-9999-aaaaaaaaaaaa"
 SECRET = "the client's secret: /+&=%"  # noqa: S105 - of a server that lives for one test
 ASSERTION = "header.assertion.signature"
 WORKSPACE = "99999999-0000-0000-0000-000000000001"
-_AUDIENCE = "https://monitor.azure.com"
+_AUDIENCE, QUERY_AUDIENCE = "https://monitor.azure.com", "https://api.loganalytics.io"
 _TOKEN_PATH = f"/{TENANT}/oauth2/v2.0/token"
 _IMDS_PATH = "/metadata/identity/oauth2/token"
 _QUERY_PATH = re.compile(r"/v1/workspaces/([^/]+)/query")
@@ -185,7 +185,7 @@ class AzureServer(HttpServer):
     # Queries
 
     def _query(self, workspace: str, request: Request) -> Reply:
-        if (refusal := self.unauthorized(request, self.url)) is not None:
+        if (refusal := self.unauthorized(request, QUERY_AUDIENCE)) is not None:
             return refusal
         if workspace != WORKSPACE:
             return _problem(404, "WorkspaceNotFoundError", "The workspace could not be found")
