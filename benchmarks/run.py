@@ -26,10 +26,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from shipper.testing import azure_app_insights_server, azure_logs_server, azure_server
 from shipper.testing.daemon import Daemon, Usage, eventually
 from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.mariadb import MariaDB
@@ -85,9 +86,25 @@ class Bench:
             self._logs[lines] = containers
         return self._logs[lines]
 
-    def yardstick(self) -> float:
+    def recent_log(self) -> Path:
+        """The directory of containers with the main log, all of whose times are of the last hour."""
+        containers = self.directory / "containers-recent"
+        if not containers.exists():
+            start = datetime.now(UTC) - timedelta(hours=1)
+            path = container(containers, "bench")
+            made = [sys.executable, HERE / "make_docker_log.py", str(self.lines), path]
+            subprocess.run([*made, "--start", f"{start:%Y-%m-%dT%H:%M:%S}"], check=True)
+            now = path.with_suffix(".now")
+            with path.open() as old, now.open("w") as new:
+                for line in old:
+                    recent = line.replace("22/Nov/2026:10:00:00", f"{start:%d/%b/%Y:%H:%M:%S}")
+                    new.write(recent.replace("2026-11-22T10:00:00.000Z", f"{start:%Y-%m-%dT%H:%M:%S.000Z}"))
+            now.replace(path)
+        return containers
+
+    def yardstick(self, containers: Path | None = None) -> float:
         """CPU seconds of one yardstick on the main log."""
-        path = next(self.log(self.lines).glob("*/*-json.log"))
+        path = next((containers or self.log(self.lines)).glob("*/*-json.log"))
         said = subprocess.run([sys.executable, HERE / "yardstick.py", path], check=True, capture_output=True, text=True)
         return float(said.stdout.split(", ")[1].split()[0])
 
@@ -107,6 +124,20 @@ class Bench:
             if usage.code:
                 raise RuntimeError(f"the daemon ended with {usage.code}:\n{daemon.log[-4000:]}")
             ratios.append(usage.cpu / yardstick)
+            runs.append(usage)
+        return statistics.median(ratios), runs
+
+    def on_top(self, containers: Path, sink: dict[str, Any]) -> tuple[float, list[Usage]]:
+        """What a sink of parsed records costs more than one that keeps nothing, in yardsticks; and its runs."""
+        ratios, runs = [], []
+        for _ in range(ROUNDS):
+            yardstick = self.yardstick(containers)
+            nothing = self.daemon(containers, {"type": "blackhole"}).once(timeout=PATIENCE)
+            daemon = self.daemon(containers, sink)
+            usage = daemon.once(timeout=PATIENCE)
+            if usage.code or nothing.code:
+                raise RuntimeError(f"the daemon ended with {usage.code}:\n{daemon.log[-4000:]}")
+            ratios.append((usage.cpu - nothing.cpu) / yardstick)
             runs.append(usage)
         return statistics.median(ratios), runs
 
@@ -170,6 +201,32 @@ def to_mariadb(bench: Bench) -> None:
         note = f"the server alone: {statistics.median(rates):,.0f} lines/s; ours with start and stop of the process"
         share = statistics.median(shares)
         bench.add(Figure("rate against LOAD DATA INFILE", share, "times", 0.9, at_least=True, note=note))
+
+
+def to_azure_app_insights(bench: Bench) -> None:
+    with stand_in("azure_app_insights") as url:
+        key = azure_app_insights_server.KEY
+        string = f"InstrumentationKey={key};IngestionEndpoint={url}"
+        to_azure(bench, "Application Insights", {"type": "azure_app_insights", "connection_string": string})
+
+
+def to_azure_logs(bench: Bench) -> None:
+    with stand_in("azure_logs") as url:
+        login = {
+            "authority": url,
+            "tenant_id": azure_server.TENANT,
+            "client_id": azure_server.CLIENT,
+            "client_secret": azure_server.SECRET,
+        }
+        place = {"endpoint": url, "rule_id": azure_logs_server.RULE, "stream": azure_logs_server.STREAM}
+        to_azure(bench, "Azure Logs Ingestion", {"type": "azure_logs", **place, **login})
+
+
+def to_azure(bench: Bench, name: str, sink: dict[str, Any]) -> None:
+    ratio, runs = bench.on_top(bench.recent_log(), sink)
+    note = f"{rate(bench, runs):,.0f} lines/s"
+    bench.add(Figure(f"Docker log to {name}: CPU on top of reading and parsing", ratio, "yardsticks", 3, note=note))
+    bench.add(Figure(f"Docker log to {name}: resident memory, peak", peak(runs), "MiB", 64))
 
 
 def memory_over_an_outage(bench: Bench) -> None:
@@ -273,6 +330,8 @@ JOBS = (
     to_sqlite,
     memory_over_file_size,
     to_mariadb,
+    to_azure_app_insights,
+    to_azure_logs,
     memory_over_an_outage,
     idle_files,
     start_to_first_line,
@@ -313,6 +372,18 @@ class Database:
         if self.count() != lines:
             raise RuntimeError(f"{self.count()} rows loaded of {lines}")
         return seconds
+
+
+@contextmanager
+def stand_in(backend: str) -> Iterator[str]:
+    """A stand-in that keeps nothing, in a process of its own; its URL."""
+    command = [sys.executable, "-m", f"shipper.testing.{backend}_server", "--discard"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
 
 
 @contextmanager
