@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from shipper.errors import ParkedError, RetryableError, SinkError
-from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, refusal, retry_after, secret
+from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, gzip_packer, refusal, retry_after, secret
 from sinks._sql import cleaned
 
 if TYPE_CHECKING:
@@ -320,6 +320,55 @@ def joined(columns: Sequence[str | Sequence[str]], count: int) -> str:
         pieces[place::width] = [column] * count if isinstance(column, str) else column
     pieces.pop()
     return "".join(pieces)
+
+
+class Requests:
+    """Fills requests with items, arrays of at most ``most`` bytes before compression, and sends each when it is full.
+
+    ``send`` gets a body and the record of each of its items. Items are compressed as they come: memory of many
+    megabytes that is taken and given back again and again costs more than all else.
+    """
+
+    def __init__(self, most: int, *, gzip: bool, send: Callable[[bytes, list[int]], None]) -> None:
+        self._most = most
+        self._gzip = gzip
+        self._send = send
+        self._start()
+
+    def _start(self) -> None:
+        self._packer = gzip_packer() if self._gzip else None
+        self._pieces: list[bytes] = []
+        self._records: list[int] = []
+        self._size = 0
+
+    def add(self, text: bytes, records: Sequence[int]) -> None:
+        """Add items with `BETWEEN` between them; ``records`` names the record of each."""
+        # What stands before it, and the bracket at the end.
+        more = len(text) + len(BETWEEN) + 1
+        if self._size and self._size + more > self._most:
+            self.flush()
+        if not self._size and more > self._most and len(records) > 1:
+            for item, record in zip(text.split(BETWEEN.encode()), records, strict=True):
+                self.add(item, (record,))
+            return
+        self._put(BETWEEN.encode() if self._size else b"[")
+        self._put(text)
+        self._records += records
+
+    def flush(self) -> None:
+        """Send what there is, if anything."""
+        if not self._size:
+            return
+        self._put(b"]")
+        if self._packer is not None:
+            self._pieces.append(self._packer.flush())
+        body, records = b"".join(self._pieces), self._records
+        self._start()
+        self._send(body, records)
+
+    def _put(self, text: bytes) -> None:
+        self._size += len(text)
+        self._pieces.append(text if self._packer is None else self._packer.compress(text))
 
 
 class Times:

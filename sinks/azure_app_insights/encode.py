@@ -13,7 +13,7 @@ A record that exceeds one stays whole: what does not fit is cut in its own place
 one JSON text, ``{"message": ..., "attributes": {...}, "resource": {...}}``, cut into the numbered properties of this
 item and of as many further items as it takes. All have the id, the time and the resource; the reader joins them.
 
-The common case works on columns: records of the same names, level and resource differ in a few texts only, so their
+The common case works on columns: records of the same names and resource differ in a few texts only, so their
 items are joined from those and constants. An item of at most `_SURE` characters holds no value that could be too long.
 """
 
@@ -116,13 +116,16 @@ def severity_level(severity: int) -> int:
     return 0 if 0 < severity < 9 else (max(severity, 9) - 1) // 4 - 1
 
 
+_LEVELS = [f',"severityLevel":{severity_level(number)},"properties":{{"id":"' for number in range(25)]
+_NUMBERS = [str(number) for number in range(25)]
+
+
 class Encoded(msgspec.Struct, frozen=True):
-    """Items of some records: ``texts`` have the item of each of ``records``, with `BETWEEN` between those of one text;
-    ``several`` has the items of the records that have more than one.
+    """Items of some records: texts of items with `BETWEEN` between them, each text with the records of its items; and
+    the items of the records that have several.
     """
 
-    records: list[int]
-    texts: list[str]
+    texts: list[tuple[str, list[int]]]
     several: dict[int, list[str]]
 
 
@@ -155,10 +158,9 @@ class Encoder:
             batch.severities[start:end] if batch.severities is not None else [SEVERITIES["info"]] * (end - start)
         )
         groups: dict[Any, list[int]] = defaultdict(list)
-        for place, look in enumerate(zip(map(tuple, attributes), severities, resources, strict=True)):
+        for place, look in enumerate(zip(map(tuple, attributes), resources, strict=True)):
             groups[look].append(place)
-        places: list[int] = []
-        texts: list[str] = []
+        texts: list[tuple[str, list[int]]] = []
         careful: list[int] = []
         for look, members in groups.items():
             pick = itemgetter(*members) if len(members) > 1 else _only(members[0])
@@ -171,33 +173,33 @@ class Encoder:
                 continue
             tokens = list(map(_property, values, kinds))
             message_texts = _tokens(told)
-            columns = plan.columns(pick(moments), pick(digits), pick(ids), message_texts, tokens)
             longest = [max(map(len, each)) for each in tokens]
             if any(longest[index] > _TAG for index in plan.tagged):
                 careful += members
                 continue
+            columns = plan.columns(
+                pick(moments), pick(digits), pick(ids), pick(severities), messages=message_texts, values=tokens
+            )
+            rows = [start + place for place in members]
             if plan.length + max(map(len, message_texts)) + sum(longest) <= _SURE:
-                places += members
-                texts.append(joined(columns, len(members)))
+                texts.append((joined(columns, len(members)), rows))
                 continue
             for place, item in zip(members, joined(columns, len(members)).split(BETWEEN), strict=True):
                 if len(item) <= _SURE:
-                    places.append(place)
-                    texts.append(item)
+                    texts.append((item, [start + place]))
                 else:
                     careful.append(place)
         several: dict[int, list[str]] = {}
         for place in careful:
             parts = self._carefully(batch, start + place, message=messages[place], attributes=attributes[place])
             if len(parts) == 1:
-                places.append(place)
-                texts += parts
+                texts.append((parts[0], [start + place]))
             else:
                 several[start + place] = parts
-        return Encoded([start + place for place in places], texts, several)
+        return Encoded(texts, several)
 
-    def _plan(self, look: tuple[tuple[str, ...], int, Resource], kinds: tuple[type, ...]) -> _Plan | None:
-        """Give how records of these names, level, resource and kinds of values become items; ``None``: one by one."""
+    def _plan(self, look: tuple[tuple[str, ...], Resource], kinds: tuple[type, ...]) -> _Plan | None:
+        """Give how records of these names, resource and kinds of values become items; ``None``: one by one."""
         key = (look, kinds)
         try:
             return self._plans[key]
@@ -205,14 +207,14 @@ class Encoder:
             pass
         if len(self._plans) > 1_000:  # bounds memory where names and containers come and go
             self._plans.clear()
-        names, severity, resource = look
+        names, resource = look
         tail = self._tail(resource)
         shape = self._shape(names, tail)
         # Values of several types are encoded one by one.
         plain = shape.plain and not tail.left and object not in kinds
         start = f'","name":"Microsoft.ApplicationInsights.Message","iKey":"{self._key}","tags":{{'
         pairs = list(zip(names, kinds, strict=True))
-        self._plans[key] = _Plan(start, severity, tail, shape, pairs) if plain else None
+        self._plans[key] = _Plan(start, tail, shape, pairs) if plain else None
         return self._plans[key]
 
     def _tail(self, resource: Resource) -> _Tail:
@@ -346,21 +348,21 @@ class Encoder:
 class _Plan:
     """Items of records that differ in a few texts only: the constants between those."""
 
-    def __init__(
-        self, start: str, severity: int, tail: _Tail, shape: _Shape, kinds: Sequence[tuple[str, type]]
-    ) -> None:
+    def __init__(self, start: str, tail: _Tail, shape: _Shape, kinds: Sequence[tuple[str, type]]) -> None:
         """Take the start of an item up to its tags, and the name and type of each attribute."""
-        marker = Marker(severity, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
+        marker = Marker(0, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
         marker.json = [str(name) for name, (_, kind) in zip(shape.properties, kinds, strict=True) if kind is not str]
         tags = {_TAGS[name]: index for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind is str}
         self._tags = [(f',"{tag}":', index) for tag, index in tags.items()]
         self.tagged = list(tags.values())
         self._start = start + _text(tail.tags)[1:-1]
         self._message = '},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":'
-        self._id = f',"severityLevel":{severity_level(severity)},"properties":{{"id":"'
-        self._properties = f'"{tail.text},"shipper":{_text(_text(marker))}'
+        before, severity, after = _text(_text(marker)).partition('"{\\"severity\\":0')
+        assert not before
+        self._properties = f'"{tail.text},"shipper":{severity[:-1]}'
+        self._marker = after
         self._names = [f",{_text(name)}:" for name in shape.properties]
-        constants = (self._start, self._message, self._id, self._properties, *self._names)
+        constants = (self._start, self._message, self._properties, self._marker, *self._names)
         #: Characters of an item without its message and values, and some more.
         self.length = sum(map(len, constants)) + (2 * _TAG + 64) + 200
 
@@ -369,6 +371,8 @@ class _Plan:
         moments: Sequence[str],
         digits: Sequence[str],
         ids: Sequence[str],
+        severities: Sequence[int],
+        *,
         messages: Sequence[str],
         values: list[Sequence[str]],
     ) -> list[str | Sequence[str]]:
@@ -376,8 +380,9 @@ class _Plan:
         columns: list[str | Sequence[str]] = ['{"time":"', moments, self._start]
         for before, index in self._tags:
             columns += [before, values[index]]
-        columns += [self._message, messages, self._id, ids, '","time_ns":"', digits]
-        constant = self._properties
+        levels, numbers = list(map(_LEVELS.__getitem__, severities)), list(map(_NUMBERS.__getitem__, severities))
+        columns += [self._message, messages, levels, ids, '","time_ns":"', digits, self._properties, numbers]
+        constant = self._marker
         for name, value in zip(self._names, values, strict=True):
             columns += [constant + name, value]
             constant = ""

@@ -61,12 +61,11 @@ class _Tail(msgspec.Struct, frozen=True, eq=False):
 
 
 class Encoded(msgspec.Struct, frozen=True):
-    """Rows of some records: ``texts`` have the row of each of ``records``, with `BETWEEN` between those of one text;
-    ``several`` has the rows of the records that have more than one.
+    """Rows of some records: texts of rows with `BETWEEN` between them, each text with the records of its rows; and the
+    rows of the records that have several.
     """
 
-    records: Sequence[int]
-    texts: list[bytes]
+    texts: list[tuple[bytes, Sequence[int]]]
     several: dict[int, list[bytes]]
 
 
@@ -139,29 +138,26 @@ class Encoder:
         wide = _WIDE in told.translate(_DIGITS)
         longest = max(map(len, chain(columns.messages, columns.attributes)))
         if not wide and longest <= SURE and not any(tail.left for tail in set(tails)):
-            return Encoded(range(start, end), [columns.text(self._times).encode()], {})
+            return Encoded([(columns.text(self._times).encode(), range(start, end))], {})
         plain: list[int] = []
-        odd: list[bytes] = []
-        single: list[int] = []
+        texts: list[tuple[bytes, Sequence[int]]] = []
         several: dict[int, list[bytes]] = {}
         for place, (message, attribute, tail) in enumerate(
             zip(columns.messages, columns.attributes, tails, strict=True)
         ):
-            if (
-                max(len(message), len(attribute)) <= SURE
-                and not tail.left
-                and not (wide and _is_wide(attributes[place]))
-            ):
+            long = max(len(message), len(attribute)) > SURE
+            if not long and not tail.left and not (wide and _is_wide(attributes[place])):
                 plain.append(place)
                 continue
             parts = self._carefully(batch, start + place, messages[place], attributes[place], tail)
             if len(parts) > 1:
                 several[start + place] = parts
             else:
-                single.append(place)
-                odd += parts
-        texts = [columns.select(plain).text(self._times).encode()] if plain else []
-        return Encoded([start + place for place in (*plain, *single)], [*texts, *odd], several)
+                texts.append((parts[0], [start + place]))
+        if plain:
+            text = columns.select(plain).text(self._times).encode()
+            texts.append((text, [start + place for place in plain]))
+        return Encoded(texts, several)
 
     def _carefully(self, batch: Batch, row: int, message: str, attributes: dict[str, Any], tail: _Tail) -> list[bytes]:
         """Make the rows of one record whose fields may be too long."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from itertools import chain
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _http
-from sinks._azure import BETWEEN, CLOUDS, Credential, failure, storable, with_token
+from sinks._azure import CLOUDS, Credential, Requests, failure, storable, with_token
 from sinks._azure_read import Workspace
 from sinks._http import Answer, Client, gzipped
 from sinks._outcome import Outcome
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 REQUEST = 1_000_000
 #: Records that are encoded at once: what they touch stays in the processor's cache.
 SLICE = 250
-_BETWEEN = BETWEEN.encode()
 _RIGHTS = (
     "give the application the role Monitoring Metrics Publisher on the data collection rule; it takes up to half an"
     " hour to hold"
@@ -63,32 +61,24 @@ class AzureLogsSink(Sink):
         outcome.close()
 
     def _send_all(self, batch: Batch, places: Sequence[int], outcome: Outcome) -> None:
-        """Encode and send slice by slice, as many slices in a request as fit; ``places`` names the batch's records."""
-        records: list[int] = []
-        texts: list[bytes] = []
+        """Encode and send slice by slice; ``places`` names the batch's records in the outcome."""
+
+        def send(body: bytes, records: list[int]) -> None:
+            self._send(body, [places[record] for record in records], outcome)
+
+        requests = Requests(REQUEST, gzip=self._config.compression == "gzip", send=send)
         several: dict[int, list[bytes]] = {}
         for start in range(0, len(batch), SLICE):
             made = self._encoder.encode(batch, start, min(start + SLICE, len(batch)))
             several |= made.several
-            if _size([*texts, *made.texts]) > REQUEST:
-                self._send_texts(texts, records, outcome)
-                records, texts = [], []
-            records += [places[record] for record in made.records]
-            texts += made.texts
-        self._send_texts(texts, records, outcome)
+            for text, records in made.texts:
+                requests.add(text, records)
+        requests.flush()
         for record, parts in several.items():
             # By itself, so that a refusal of the request is a refusal of this record.
-            self._send_texts(parts, [places[record]] * len(parts), outcome)
-
-    def _send_texts(self, texts: list[bytes], records: Sequence[int], outcome: Outcome) -> None:
-        """Send rows, in several requests if one cannot hold them; ``records`` names the record of each."""
-        if _size(texts) <= REQUEST:
-            if texts:
-                self._send(texts, records, outcome)
-            return
-        rows = [row for text in texts for row in text.split(_BETWEEN)]
-        for start, end in _requests(rows):
-            self._send(rows[start:end], records[start:end], outcome)
+            for part in parts:
+                requests.add(part, [record])
+            requests.flush()
 
     @staticmethod
     def _storable(batch: Batch, outcome: Outcome) -> Sequence[int]:
@@ -100,29 +90,29 @@ class AzureLogsSink(Sink):
                 outcome.refuse(row, PermanentError(text, code="time", certain=True))
         return [row for row, time_ns in enumerate(batch.times) if storable(time_ns)]
 
-    def _send(self, texts: Sequence[bytes], records: Sequence[int], outcome: Outcome) -> None:
+    def _send(self, body: bytes, records: list[int], outcome: Outcome) -> None:
         if outcome.stopped is not None:
             outcome.skip(records)
             return
         try:
-            answer = self._post(texts)
+            answer = self._post(body)
             if answer.status != 204:
                 outcome.fail(list(dict.fromkeys(records)), self._refusal(answer))
         except RetryableError as error:
             outcome.fail(records, error)
 
-    def _post(self, texts: Sequence[bytes]) -> Answer:
-        """Post rows: texts of one or more."""
+    def _post(self, body: bytes) -> Answer:
         headers = {"Content-Type": "application/json"}
-        pieces = [b"[", *texts[:1], *chain.from_iterable((_BETWEEN, text) for text in texts[1:]), b"]"]
         if self._config.compression == "gzip":
-            body, headers["Content-Encoding"] = gzipped(pieces), "gzip"
-        else:
-            body = b"".join(pieces)
+            headers["Content-Encoding"] = "gzip"
         return with_token(
             lambda token: self._client.request("POST", self._path, body=body, headers={**headers, **token}),
             self._credential,
         )
+
+    def _post_nothing(self) -> Answer:
+        """Post a request without rows, which shows whether one with rows would be taken."""
+        return self._post(gzipped(b"[]") if self._config.compression == "gzip" else b"[]")
 
     def _refusal(self, answer: Answer) -> SinkError:
         """Sort an answer to a request that had rows."""
@@ -130,7 +120,7 @@ class AzureLogsSink(Sink):
             return failure(answer, self._what, rights=_RIGHTS)
         # Either is said of the rule, the stream or its columns, and of a request that is too large or malformed. The
         # same request without rows tells which.
-        bare = self._post([])
+        bare = self._post_nothing()
         if bare.status != 204:
             return self._unusable(bare)
         text = f"{self._what}: {answer.status} {answer.text}".rstrip()
@@ -149,7 +139,7 @@ class AzureLogsSink(Sink):
 
     def healthcheck(self) -> None:
         """Send a request without rows, which must be taken and stores nothing. Raises SinkError."""
-        answer = self._post([])
+        answer = self._post_nothing()
         if answer.status != 204:
             raise self._unusable(answer)
 
@@ -163,7 +153,7 @@ class AzureLogsSink(Sink):
         seen: list[Answer] = []
 
         def probe() -> Answer:
-            seen.append(self._post([]))
+            seen.append(self._post_nothing())
             return seen[0]
 
         known = frozenset([204, 400, 403, 404])
@@ -187,21 +177,3 @@ class AzureLogsSink(Sink):
         """Close all connections."""
         self._client.close()
         self._credential.close()
-
-
-def _size(texts: Sequence[bytes]) -> int:
-    """Give the bytes of a body: its texts, what stands between them, and two brackets."""
-    return sum(map(len, texts)) + len(_BETWEEN) * max(0, len(texts) - 1) + 2
-
-
-def _requests(rows: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Cut into ranges whose bodies have at most `REQUEST` bytes."""
-    start, size = 0, 2
-    for place, row in enumerate(rows):
-        more = len(row) + (len(_BETWEEN) if place > start else 0)
-        if place > start and size + more > REQUEST:
-            yield start, place
-            start, size, more = place, 2, len(row)
-        size += more
-    if start < len(rows):
-        yield start, len(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
-from sinks._azure import CLOUDS, EARLY, Credential, units
+from sinks._azure import BETWEEN, CLOUDS, EARLY, Credential, Requests, units
 from sinks.azure_logs import AzureLogsConfig, AzureLogsReader, AzureLogsSink
 from sinks.azure_logs.encode import Encoder
 from sinks.azure_logs.reader import form
-from sinks.azure_logs.sink import REQUEST, _requests
+from sinks.azure_logs.sink import REQUEST
 
 TOKEN = f"/{TENANT}/oauth2/v2.0/token"
 
@@ -233,17 +234,32 @@ def test_time_that_no_column_holds_is_refused(server: AzureLogsServer, sink: Azu
     assert server.messages() == ["far"]
 
 
+@pytest.mark.parametrize("gzip", [False, True])
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 500])
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_requests_are_cut_at_the_real_bytes_of_the_body(count: int, over: int) -> None:
+def test_requests_are_cut_at_the_real_bytes_of_the_body(count: int, over: int, *, together: bool, gzip: bool) -> None:
     # Bodies of exactly the limit, one byte below and one above: brackets and what stands between rows counted.
-    room = REQUEST + over - 2 - 2 * (count - 1)
-    rows = [b"x" * (room // count)] * (count - 1)
-    rows.append(b"x" * (room - sum(map(len, rows))))
-    ranges = list(_requests(rows))
-    assert len(ranges) == (2 if over > 0 and count > 1 else 1)
-    assert [row for start, end in ranges for row in rows[start:end]] == rows
-    assert all(len(b"[" + b",\n".join(rows[start:end]) + b"]") <= REQUEST for start, end in ranges if count > 1)
+    room = 100_000 + over - 2 - len(BETWEEN) * (count - 1)
+    rows = [b"1" * (room // count)] * (count - 1)
+    rows.append(b"2" * (room - sum(map(len, rows))))
+    sent: list[tuple[bytes, list[int]]] = []
+    requests = Requests(100_000, gzip=gzip, send=lambda body, records: sent.append((body, records)))
+    for record, row in enumerate(rows):
+        requests.add(row, [record])
+    if together:
+        sent.clear()
+        requests = Requests(100_000, gzip=gzip, send=lambda body, records: sent.append((body, records)))
+        requests.add(BETWEEN.encode().join(rows), range(count))
+    requests.flush()
+    requests.flush()
+    assert len(sent) == (2 if over > 0 and count > 1 else 1)
+    assert [record for _, records in sent for record in records] == list(range(count))
+    bodies = [zlib.decompress(body, 31) if gzip else body for body, _ in sent]
+    assert all(len(body) <= 100_000 for body in bodies if count > 1)
+    found = [(body[1:-1].split(BETWEEN.encode()), body[:1] + body[-1:]) for body in bodies]
+    assert [row for each, _ in found for row in each] == rows
+    assert {brackets for _, brackets in found} == {b"[]"}
 
 
 def test_no_request_is_larger_than_a_megabyte(server: AzureLogsServer, sink: AzureLogsSink) -> None:
@@ -334,7 +350,7 @@ def test_tails_of_resources_are_forgotten_when_there_are_too_many() -> None:
     encoder = Encoder()
     for start in range(0, 10_500, 500):
         batch = make_batch(["x"] * 500, resource=[make_resource(f"s{start + n}") for n in range(500)])
-        assert len(encoder.encode(batch, 0, 500).records) == 500
+        assert [list(records) for _, records in encoder.encode(batch, 0, 500).texts] == [list(range(500))]
     assert len(encoder._tails) <= 10_500
 
 
