@@ -54,6 +54,8 @@ _PARENT = {"span_id": "ai.operation.parentId", "spanId": "ai.operation.parentId"
 _TAGS = {**_OPERATION, **_PARENT}
 #: Characters of a tag: ai.operation.id 128, ai.cloud.role 256 (the schema of the data contracts).
 _TAG, _ROLE = 128, 256
+#: Characters of an exception's type.
+_TYPE = 1_024
 _STACK = "exception.stacktrace"
 _NO_MESSAGE = "(empty)"
 
@@ -390,6 +392,10 @@ class _Plan:
         return columns
 
 
+def _blank(value: Any) -> bool:
+    return not isinstance(value, str) or not value.strip()
+
+
 class _Item:
     """One envelope in the making."""
 
@@ -410,15 +416,15 @@ class _Item:
         """Find out what kind of telemetry the record is."""
         attributes = self._attributes
         stack = attributes.get(_STACK)
-        if isinstance(stack, str) and stack:
+        if isinstance(stack, str) and not _blank(stack):
             self.kind = "ExceptionData"
-            told = attributes.get("exception.message")
-            kind = attributes.get("exception.type")
+            kind, told = attributes.get("exception.type"), attributes.get("exception.message")
+            kind = "Error" if _blank(kind) else str(kind)
+            # The service refuses an exception without type or message.
+            told = stack.strip().partition("\n")[0] if _blank(told) else str(told)
             self._exception = {
-                "typeName": start_of(kind, 1_000) if isinstance(kind, str) and kind else "Error",
-                "message": start_of(told, MESSAGE)
-                if isinstance(told, str) and told
-                else stack.partition("\n")[0][:_SHORT],
+                "typeName": start_of(kind, _TYPE),
+                "message": start_of(told, MESSAGE),
                 "hasFullStack": units(stack) <= MESSAGE,
                 "stack": start_of(stack, MESSAGE),
             }

@@ -302,6 +302,14 @@ def test_stack_of_unknown_type_is_an_exception_too(server: AppInsightsServer, si
     _same(_read(server), batch)
 
 
+@pytest.mark.parametrize("stack", ["\n\nat x", " ", "\tat y\n", "E"])
+def test_odd_stacks_are_taken(server: AppInsightsServer, sink: AppInsightsSink, stack: str) -> None:
+    attributes = {"exception.type": " ", "exception.message": "", "exception.stacktrace": stack}
+    batch = make_batch(["", "boom"], attributes=attributes)
+    sink.write(batch)
+    _same(_read(server), batch)
+
+
 @pytest.mark.parametrize("size", [32_768, 32_769, 200_000])
 def test_long_stack_is_marked_as_cut_and_read_back_whole(
     server: AppInsightsServer, sink: AppInsightsSink, size: int
