@@ -15,7 +15,6 @@ from msgspec import Meta
 
 from shipper.errors import ParkedError, RetryableError, SinkError
 from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, gzip_packer, refusal, retry_after, secret
-from sinks._sql import cleaned
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -297,7 +296,8 @@ def slices(text: str, size: int) -> Iterator[str]:
 def clean(value: Any) -> Any:
     """Replace lone surrogates by U+FFFD, however deep they stand."""
     if isinstance(value, str):
-        return cleaned(value)
+        # Pairs of them become the character they mean.
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     if isinstance(value, dict):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
