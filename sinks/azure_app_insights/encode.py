@@ -59,6 +59,9 @@ _TYPE = 1_024
 _STACK = "exception.stacktrace"
 _NO_MESSAGE = "(empty)"
 
+#: What the values of an attribute are: texts, JSON that needs no escapes within a text, other JSON, not all the same.
+_TEXT, _BARE, _JSON, _MIXED = "text", "bare", "json", "mixed"
+
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _encode = _encoder.encode
 
@@ -168,12 +171,12 @@ class Encoder:
             pick = itemgetter(*members) if len(members) > 1 else _only(members[0])
             told: tuple[str, ...] = pick(messages)
             values = list(zip(*[each.values() for each in pick(attributes)], strict=True))
-            kinds = tuple(map(_kind, values))
-            plan = self._plan(look, kinds)
+            encoded = list(map(_column, values))
+            plan = self._plan(look, tuple([kind for kind, _ in encoded]))
             if plan is None or "" in told or any(map(str.isspace, told)):
                 careful += members
                 continue
-            tokens = list(map(_property, values, kinds))
+            tokens: list[Sequence[str]] = [column for _, column in encoded]
             message_texts = _tokens(told)
             longest = [max(map(len, each)) for each in tokens]
             if any(longest[index] > _TAG for index in plan.tagged):
@@ -200,7 +203,7 @@ class Encoder:
                 several[start + place] = parts
         return Encoded(texts, several)
 
-    def _plan(self, look: tuple[tuple[str, ...], Resource], kinds: tuple[type, ...]) -> _Plan | None:
+    def _plan(self, look: tuple[tuple[str, ...], Resource], kinds: tuple[str, ...]) -> _Plan | None:
         """Give how records of these names, resource and kinds of values become items; ``None``: one by one."""
         key = (look, kinds)
         try:
@@ -213,7 +216,7 @@ class Encoder:
         tail = self._tail(resource)
         shape = self._shape(names, tail)
         # Values of several types are encoded one by one.
-        plain = shape.plain and not tail.left and object not in kinds
+        plain = shape.plain and not tail.left and _MIXED not in kinds
         start = f'","name":"Microsoft.ApplicationInsights.Message","iKey":"{self._key}","tags":{{'
         pairs = list(zip(names, kinds, strict=True))
         self._plans[key] = _Plan(start, tail, shape, pairs) if plain else None
@@ -350,11 +353,11 @@ class Encoder:
 class _Plan:
     """Items of records that differ in a few texts only: the constants between those."""
 
-    def __init__(self, start: str, tail: _Tail, shape: _Shape, kinds: Sequence[tuple[str, type]]) -> None:
-        """Take the start of an item up to its tags, and the name and type of each attribute."""
+    def __init__(self, start: str, tail: _Tail, shape: _Shape, kinds: Sequence[tuple[str, str]]) -> None:
+        """Take the start of an item up to its tags, and the name of each attribute and what its values are."""
         marker = Marker(0, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
-        marker.json = [str(name) for name, (_, kind) in zip(shape.properties, kinds, strict=True) if kind is not str]
-        tags = {_TAGS[name]: index for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind is str}
+        marker.json = [str(name) for name, (_, kind) in zip(shape.properties, kinds, strict=True) if kind != _TEXT]
+        tags = {_TAGS[name]: index for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind == _TEXT}
         self._tags = [(f',"{tag}":', index) for tag, index in tags.items()]
         self.tagged = list(tags.values())
         self._start = start + _text(tail.tags)[1:-1]
@@ -363,10 +366,14 @@ class _Plan:
         assert not before
         self._properties = f'"{tail.text},"shipper":{severity[:-1]}'
         self._marker = after
-        self._names = [f",{_text(name)}:" for name in shape.properties]
-        constants = (self._start, self._message, self._properties, self._marker, *self._names)
+        bare = [kind == _BARE for _, kind in kinds]
+        self._names = [
+            (f',{_text(name)}:"', '"') if quote else (f",{_text(name)}:", "")
+            for name, quote in zip(shape.properties, bare, strict=True)
+        ]
+        constants = (self._start, self._message, self._properties, self._marker, *(name for name, _ in self._names))
         #: Characters of an item without its message and values, and some more.
-        self.length = sum(map(len, constants)) + (2 * _TAG + 64) + 200
+        self.length = sum(map(len, constants)) + len(bare) + (2 * _TAG + 64) + 200
 
     def columns(
         self,
@@ -385,9 +392,9 @@ class _Plan:
         levels, numbers = list(map(_LEVELS.__getitem__, severities)), list(map(_NUMBERS.__getitem__, severities))
         columns += [self._message, messages, levels, ids, '","time_ns":"', digits, self._properties, numbers]
         constant = self._marker
-        for name, value in zip(self._names, values, strict=True):
+        for (name, end), value in zip(self._names, values, strict=True):
             columns += [constant + name, value]
-            constant = ""
+            constant = end
         columns.append(constant + "}}}}")
         return columns
 
@@ -498,19 +505,20 @@ def _tokens(column: Sequence[Any]) -> list[str]:
     return tokens
 
 
-def _kind(values: tuple[Any, ...]) -> type:
-    """Give the type of all values of a column, ``object`` when there are several."""
-    kinds = set(map(type, values))
-    return kinds.pop() if len(kinds) == 1 else object
+def _column(values: tuple[Any, ...]) -> tuple[str, list[str]]:
+    """Encode the values of an attribute. Give what they are (`_TEXT` and so on) and their texts.
 
-
-def _property(values: tuple[Any, ...], kind: type) -> Sequence[str]:
-    """Encode a column as JSON texts."""
-    if kind is str:
-        return _tokens(values)
-    if kind is int:
-        return [f'"{number}"' for number in values]
-    return _tokens(_tokens(values))
+    What they are is seen in the JSON, which costs less than asking each for its type.
+    """
+    whole = _encoder.encode_lines(values).decode()
+    texts = whole.split("\n")
+    texts.pop()
+    quoted = whole.count('\n"') + whole.startswith('"')
+    if quoted == len(texts):
+        return _TEXT, texts
+    if quoted:
+        return _MIXED, texts
+    return (_JSON, _tokens(texts)) if '"' in whole else (_BARE, texts)
 
 
 def _only(place: int) -> Callable[[Sequence[Any]], tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""The sink: items in requests of a megabyte, and what each answer means for each record."""
+"""The sink: items in requests of two megabytes at most, and what each answer means for each record."""
 
 from __future__ import annotations
 
