@@ -1,4 +1,4 @@
-"""The sink: items in requests of two megabytes at most, and what each answer means for each record."""
+"""Sends records to Azure Application Insights, two megabytes a request, and says what an answer means for each item."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sink: rows in requests of at most a megabyte, and what each answer means."""
+"""Sends rows by the Logs Ingestion API, a megabyte a request, and says what each answer means."""
 
 from __future__ import annotations
 
