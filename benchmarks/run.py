@@ -30,7 +30,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from shipper.testing import cloudwatch_server
+from shipper.testing import azure_app_insights_server, azure_logs_server, azure_server, cloudwatch_server
 from shipper.testing.daemon import Daemon, Usage, eventually
 from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.mariadb import MariaDB
@@ -78,20 +78,27 @@ class Bench:
         self.figures.append(figure)
         print(figure.row(), flush=True)
 
-    def log(self, lines: int, *, recent: bool = False) -> Path:
-        """The directory of containers with one log of so many lines; ``recent`` for backends that refuse old ones."""
-        name = f"{lines}-recent" if recent else str(lines)
-        if name not in self._logs:
-            containers = self.directory / f"containers-{name}"
-            path = container(containers, "bench")
-            start = ["--start", f"{datetime.now(UTC) - timedelta(hours=1):%Y-%m-%dT%H:%M:%S}"] if recent else []
-            subprocess.run([sys.executable, HERE / "make_docker_log.py", str(lines), path, *start], check=True)
-            self._logs[name] = containers
+    def log(self, lines: int) -> Path:
+        """The directory of containers with one log of so many lines."""
+        if (name := str(lines)) not in self._logs:
+            self._logs[name] = self.directory / f"containers-{name}"
+            make_log(container(self._logs[name], "bench"), lines)
         return self._logs[name]
 
-    def yardstick(self) -> float:
+    def recent_log(self) -> Path:
+        """The same main log with all times of the last hour, for backends that refuse what is old."""
+        if (name := "recent") not in self._logs:
+            start = datetime.now(UTC) - timedelta(hours=1)
+            self._logs[name] = self.directory / f"containers-{name}"
+            path = container(self._logs[name], "bench")
+            make_log(path, self.lines, "--start", f"{start:%Y-%m-%dT%H:%M:%S}")
+            text = path.read_text().replace("22/Nov/2026:10:00:00", f"{start:%d/%b/%Y:%H:%M:%S}")
+            path.write_text(text.replace("2026-11-22T10:00:00.000Z", f"{start:%Y-%m-%dT%H:%M:%S.000Z}"))
+        return self._logs[name]
+
+    def yardstick(self, containers: Path | None = None) -> float:
         """CPU seconds of one yardstick on the main log."""
-        path = next(self.log(self.lines).glob("*/*-json.log"))
+        path = next((containers or self.log(self.lines)).glob("*/*-json.log"))
         said = subprocess.run([sys.executable, HERE / "yardstick.py", path], check=True, capture_output=True, text=True)
         self.yardsticks.append(float(said.stdout.split(", ")[1].split()[0]))
         return self.yardsticks[-1]
@@ -115,17 +122,17 @@ class Bench:
             runs.append(usage)
         return statistics.median(ratios), runs
 
-    def costs_beyond_reading(self, sink: dict[str, Any]) -> tuple[float, list[Usage]]:
-        """Run ``--once`` in turns with the yardstick and with reading alone, a recent log each time.
+    def costs_beyond_reading(self, sink: dict[str, Any], *, parse: bool) -> tuple[float, list[Usage]]:
+        """Run ``--once`` on a recent log in turns with the yardstick and with reading alone (and parsing).
 
         The median of what the sink adds, in yardsticks, and what each run with it took.
         """
-        containers = self.log(self.lines, recent=True)
+        containers = self.recent_log()
         ratios, runs = [], []
         for _ in range(ROUNDS):
             usages = []
-            yardstick = self.yardstick()
-            for section in ({"type": "blackhole", "parse": False}, sink):
+            yardstick = self.yardstick(containers)
+            for section in ({"type": "blackhole", "parse": parse}, sink):
                 daemon = self.daemon(containers, section)
                 usages.append(daemon.once(timeout=PATIENCE))
                 if usages[-1].code:
@@ -138,6 +145,11 @@ class Bench:
         """A sqlite sink with a database of its own."""
         self._count += 1
         return {"type": "sqlite", "path": str(self.directory / f"logs-{self._count}.db")}
+
+
+def make_log(path: Path, lines: int, *options: str) -> None:
+    """Write the log that every figure is taken on."""
+    subprocess.run([sys.executable, HERE / "make_docker_log.py", str(lines), path, *options], check=True)
 
 
 def container(containers: Path, name: str) -> Path:
@@ -168,17 +180,6 @@ def to_sqlite(bench: Bench) -> None:
     note = f"{rate(bench, runs):,.0f} lines/s"
     bench.add(Figure("Docker log to SQLite: CPU", ratio, "yardsticks", 10, note=note))
     bench.add(Figure("Docker log to SQLite: resident memory, peak", peak(runs), "MiB", 64))
-
-
-def to_elasticsearch(bench: Bench) -> None:
-    """Into a stand-in of its own process that discards: what is measured is ours, not the server's."""
-    nothing, _ = bench.costs(lambda: {"type": "blackhole"})
-    with discarding("elasticsearch_server") as url:
-        ratio, runs = bench.costs(lambda: {"type": "elasticsearch", "endpoint": url})
-    note = f"{rate(bench, runs):,.0f} lines/s"
-    job = "Docker log to Elasticsearch, on top of reading and parsing: CPU"
-    bench.add(Figure(job, ratio - nothing, "yardsticks", 3, note=note))
-    bench.add(Figure("Docker log to Elasticsearch: resident memory, peak", peak(runs), "MiB", 64))
 
 
 def memory_over_file_size(bench: Bench) -> None:
@@ -218,26 +219,39 @@ def to_loki(bench: Bench) -> None:
     bench.add(Figure("Docker log to Loki: resident memory, peak", peak(runs), "MiB", 64))
 
 
-def to_otlp(bench: Bench) -> None:
-    """Against a receiver that takes everything and keeps nothing, in a process of its own."""
-    nothing, _ = bench.costs(lambda: {"type": "blackhole"})
-    with discarding("otlp_server") as url:
-        ratio, runs = bench.costs(lambda: {"type": "otlp", "endpoint": url})
-    note = f"{rate(bench, runs):,.0f} lines/s"
-    bench.add(
-        Figure("Docker log to OTLP, on top of reading and parsing: CPU", ratio - nothing, "yardsticks", 3, note=note)
-    )
-    bench.add(Figure("Docker log to OTLP: resident memory, peak", peak(runs), "MiB", 64))
+def to_services(bench: Bench) -> None:
+    """Into stand-ins that take everything and keep nothing, each a process of its own: what is measured is ours."""
+    services: list[tuple[str, str, bool, float, Callable[[str], dict[str, Any]]]] = [
+        ("CloudWatch", "cloudwatch_server", False, 110, to_cloudwatch),
+        ("Elasticsearch", "elasticsearch_server", True, 64, lambda url: {"type": "elasticsearch", "endpoint": url}),
+        ("Application Insights", "azure_app_insights_server", True, 64, to_azure_app_insights),
+        ("Azure Logs Ingestion", "azure_logs_server", True, 64, to_azure_logs),
+        ("OTLP", "otlp_server", True, 64, lambda url: {"type": "otlp", "endpoint": url}),
+    ]
+    for name, module, parse, memory, section in services:
+        with discarding(module) as url:
+            ratio, runs = bench.costs_beyond_reading(section(url), parse=parse)
+        beyond = "reading and parsing" if parse else "reading"
+        note = f"{rate(bench, runs):,.0f} lines/s"
+        bench.add(Figure(f"Docker log to {name}, on top of {beyond}: CPU", ratio, "yardsticks", 3, note=note))
+        bench.add(Figure(f"Docker log to {name}: resident memory, peak", peak(runs), "MiB", memory))
 
 
-def to_cloudwatch(bench: Bench) -> None:
-    with discarding("cloudwatch_server") as url:
-        keys = {"access_key_id": cloudwatch_server.ACCESS_KEY, "secret_access_key": cloudwatch_server.SECRET}
-        place = {"region": cloudwatch_server.REGION, "endpoint": url, "log_group": "bench"}
-        ratio, runs = bench.costs_beyond_reading({"type": "cloudwatch", **place, **keys})
-    note = f"{rate(bench, runs):,.0f} lines/s; the stand-in discards"
-    bench.add(Figure("Docker log to CloudWatch, on top of reading: CPU", ratio, "yardsticks", 3, note=note))
-    bench.add(Figure("Docker log to CloudWatch: resident memory, peak", peak(runs), "MiB", 110))
+def to_cloudwatch(url: str) -> dict[str, Any]:
+    keys = {"access_key_id": cloudwatch_server.ACCESS_KEY, "secret_access_key": cloudwatch_server.SECRET}
+    place = {"region": cloudwatch_server.REGION, "endpoint": url, "log_group": "bench"}
+    return {"type": "cloudwatch", **place, **keys}
+
+
+def to_azure_app_insights(url: str) -> dict[str, Any]:
+    string = f"InstrumentationKey={azure_app_insights_server.KEY};IngestionEndpoint={url}"
+    return {"type": "azure_app_insights", "connection_string": string}
+
+
+def to_azure_logs(url: str) -> dict[str, Any]:
+    login = {"tenant_id": azure_server.TENANT, "client_id": azure_server.CLIENT, "client_secret": azure_server.SECRET}
+    place = {"endpoint": url, "rule_id": azure_logs_server.RULE, "stream": azure_logs_server.STREAM}
+    return {"type": "azure_logs", "authority": url, **place, **login}
 
 
 def memory_over_an_outage(bench: Bench) -> None:
@@ -339,12 +353,10 @@ def latency_of(bench: Bench, name: str, sink: dict[str, Any], count: Callable[[]
 JOBS = (
     parse_to_nothing,
     to_sqlite,
-    to_elasticsearch,
     memory_over_file_size,
     to_mariadb,
     to_loki,
-    to_otlp,
-    to_cloudwatch,
+    to_services,
     memory_over_an_outage,
     idle_files,
     start_to_first_line,
@@ -385,18 +397,6 @@ class Database:
         if self.count() != lines:
             raise RuntimeError(f"{self.count()} rows loaded of {lines}")
         return seconds
-
-
-@contextmanager
-def stand_in(module: str) -> Iterator[str]:
-    """A stand-in of `shipper.testing` that discards, as a process of its own; its URL."""
-    command = [sys.executable, "-m", f"shipper.testing.{module}", "--discard"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.kill()
 
 
 @contextmanager

@@ -17,10 +17,19 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
+from shipper.errors import (
+    DroppedError,
+    ParkedError,
+    PartialError,
+    PermanentError,
+    RetryableError,
+    SinkError,
+    StateError,
+)
 from shipper.logs import get_logger
 from shipper.record import Batch
 from shipper.retry import backoff
@@ -208,7 +217,10 @@ class Delivery:
 
     def _write_rest(self, batch: Batch, error: PartialError, rejected: list[tuple[Batch, SinkError]]) -> int:
         taken = len(batch) - len(error.failed) - sum(len(rows) for rows, _ in error.together)
-        if taken:
+        dropped = Counter(failure.code for failure in error.failed.values() if isinstance(failure, DroppedError))
+        for reason, count in dropped.items():
+            self._metrics.dropped(reason, count)
+        if taken or dropped:
             self._succeeded()
         again: list[int] = []
         cause: RetryableError | None = None
@@ -216,7 +228,7 @@ class Delivery:
             if isinstance(failure, RetryableError):
                 again.append(index)
                 cause = failure
-            else:
+            elif not isinstance(failure, DroppedError):
                 self._reject(batch.select([index]), failure, rejected)
         if again and cause is not None:
             self._failed(cause)

@@ -10,6 +10,7 @@
         ├── RetryableError     the same bytes may be taken later; retried without limit
         │   └── ParkedError    ... once the operator has mended login, quota, schema or rights
         ├── PermanentError     the same bytes would be refused again by a healthy destination
+        ├── DroppedError       the destination threw the record away by a rule that its operator set
         └── PartialError       some rows failed, by index; all others were taken
 
 Permanent means: a healthy, correctly configured destination would refuse the same bytes again. A wrong
@@ -82,6 +83,14 @@ class PermanentError(SinkError):
     def __init__(self, message: str, *, code: str = "", certain: bool = False) -> None:
         super().__init__(message, code=code)
         self.certain = certain
+
+
+class DroppedError(SinkError):
+    """The destination took this record and threw it away by a rule that its operator set, such as sampling.
+
+    Stands in a PartialError, by row. The delivery counts the record as dropped under the error's code (a word or two,
+    it becomes a label), and neither retries nor dead-letters it: a dead letter would undo the operator's rule.
+    """
 
 
 class PartialError(SinkError):

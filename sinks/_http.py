@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -229,9 +229,14 @@ def retry_after(answer: Answer) -> float | None:
 
 def gzipped(data: bytes | Iterable[bytes]) -> bytes:
     """Compress as gzip at isal's fastest level, also piece by piece; the same pieces give the same result."""
-    packer = isal_zlib.compressobj(_FASTEST, isal_zlib.DEFLATED, _GZIP)
+    packer = gzip_packer()
     packed = [packer.compress(piece) for piece in ([data] if isinstance(data, bytes) else data)]
     return b"".join([*packed, packer.flush()])
+
+
+def gzip_packer() -> Any:
+    """Give a compressor as `gzipped` uses it, for data that comes piece by piece."""
+    return isal_zlib.compressobj(_FASTEST, isal_zlib.DEFLATED, _GZIP)
 
 
 def secret(value: str, path: str, option: str) -> str:

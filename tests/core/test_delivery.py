@@ -15,7 +15,15 @@ from shipper.checkpoint import Checkpoint
 from shipper.clock import SystemClock
 from shipper.deadletter import DeadLetters
 from shipper.delivery import Delivery
-from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
+from shipper.errors import (
+    DroppedError,
+    ParkedError,
+    PartialError,
+    PermanentError,
+    RetryableError,
+    SinkError,
+    StateError,
+)
 from shipper.fs import FileSystem
 from shipper.health import Health
 from shipper.ledger import Ledger
@@ -420,3 +428,33 @@ def test_what_the_destination_put_aside_is_counted_once_and_not_sent_again(tmp_p
     assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 3
     assert rig.dead() == []
     rig.ledger.close()
+    rig.ledger.close()
+
+
+def test_what_the_destination_dropped_by_its_own_rule_is_counted_and_neither_retried_nor_kept(tmp_path: Path) -> None:
+    def fault(batch: Batch, call: int) -> None:
+        if call == 1:
+            raise PartialError({0: DroppedError("sampled", code="sampled_out"), 2: RetryableError("busy", code="503")})
+
+    sink = ListSink(fault)
+    rig = Rig(tmp_path, sink)
+    rig.put("a", "b", "c")
+    rig.run()
+    assert sink.taken == ["b", "c"]
+    assert rig.metrics.value("shipper_dropped_total", reason="sampled_out") == 1
+    assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 2
+    assert rig.dead() == []
+    assert rig.ledger.sink_state("s").position is None
+
+
+def test_a_batch_of_which_all_was_dropped_is_done(tmp_path: Path) -> None:
+    def fault(batch: Batch, call: int) -> None:
+        raise PartialError(dict.fromkeys(range(len(batch)), DroppedError("sampled", code="sampled_out")))
+
+    sink = ListSink(fault)
+    rig = Rig(tmp_path, sink)
+    rig.put("a", "b")
+    rig.run()
+    assert (sink.calls, sink.taken, rig.dead()) == (1, [], [])
+    assert rig.metrics.value("shipper_dropped_total", reason="sampled_out") == 2
+    assert rig.delivery.healthy
