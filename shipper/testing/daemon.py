@@ -63,8 +63,11 @@ class Daemon:
         self.log_path = directory / "daemon.log"
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
-        # The tests' own directories may well be in a container's layer or in memory.
-        self._environ = {**os.environ, "PYTHONUNBUFFERED": "1", "SHIPPER_TEMPORARY_STATE": "allow", **(environ or {})}
+        # An installed program has its bytecode, whatever the shell of the tests says; and the tests' own directories may
+        # well be in a container's layer or in memory.
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        ours = {"PYTHONUNBUFFERED": "1", "SHIPPER_TEMPORARY_STATE": "allow"}
+        self._environ = {**inherited, **ours, **(environ or {})}
         self._file_size_limit = file_size_limit
         directory.mkdir(parents=True, exist_ok=True)
         self.configure(config)

@@ -16,7 +16,12 @@ from typing import Any
 import pytest
 
 from shipper.record import Record
+from shipper.testing.azure_app_insights_server import AppInsightsServer
+from shipper.testing.azure_logs_server import AzureLogsServer
+from shipper.testing.cloudwatch_server import CloudwatchServer
 from shipper.testing.daemon import Daemon
+from shipper.testing.elasticsearch_server import ElasticsearchServer
+from shipper.testing.loki_server import LokiServer
 from shipper.testing.otlp_server import OtlpServer
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -95,9 +100,14 @@ def stand_in(kind: str, request: pytest.FixtureRequest) -> Iterator[dict[str, An
     if kind == "mysql":
         yield request.getfixturevalue("database").sink()
         return
-    names = {"azure_app_insights": "AppInsightsServer", "azure_logs": "AzureLogsServer"}
-    module = pytest.importorskip(f"shipper.testing.{kind}_server")
-    with getattr(module, names.get(kind, f"{kind.capitalize()}Server"))() as server:
+    servers: dict[str, Callable[[], Any]] = {
+        "loki": LokiServer,
+        "elasticsearch": ElasticsearchServer,
+        "cloudwatch": CloudwatchServer,
+        "azure_logs": AzureLogsServer,
+        "azure_app_insights": AppInsightsServer,
+    }
+    with servers[kind]() as server:
         yield server.sink()
 
 

@@ -1,17 +1,17 @@
-"""The other sinks that speak HTTP through faults. A sink that is not built yet is skipped."""
+"""The sinks that speak HTTP through faults."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
+from shipper.testing.azure_app_insights_server import AppInsightsServer
+from shipper.testing.azure_logs_server import AzureLogsServer
+from shipper.testing.cloudwatch_server import CloudwatchServer, Moto
+from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.fault_contract import HttpFaultContract
-
-
-def _stand_in(name: str) -> Any:
-    return pytest.importorskip(f"shipper.testing.{name}_server")
+from shipper.testing.loki_server import LokiServer
 
 
 class TestLoki(HttpFaultContract):
@@ -19,20 +19,20 @@ class TestLoki(HttpFaultContract):
 
     @pytest.fixture(autouse=True)
     def _place(self) -> Iterator[None]:
-        with _stand_in("loki").LokiServer() as self.server:
+        with LokiServer() as self.server:
             yield
 
 
 class TestElasticsearch(HttpFaultContract):
     @pytest.fixture(autouse=True)
     def _place(self) -> Iterator[None]:
-        with _stand_in("elasticsearch").ElasticsearchServer() as self.server:
+        with ElasticsearchServer() as self.server:
             yield
 
 
 @pytest.fixture(scope="module")
-def moto() -> Iterator[Any]:
-    with _stand_in("cloudwatch").Moto() as moto:
+def moto() -> Iterator[Moto]:
+    with Moto() as moto:
         yield moto
 
 
@@ -41,8 +41,8 @@ class TestCloudwatch(HttpFaultContract):
     test_retry_after_as_a_date_is_honoured = None  # the service has no such form
 
     @pytest.fixture(autouse=True)
-    def _place(self, moto: Any) -> Iterator[None]:
-        with _stand_in("cloudwatch").CloudwatchServer(moto=moto) as self.server:
+    def _place(self, moto: Moto) -> Iterator[None]:
+        with CloudwatchServer(moto=moto) as self.server:
             yield
 
 
@@ -52,7 +52,7 @@ class TestAzureLogs(HttpFaultContract):
 
     @pytest.fixture(autouse=True)
     def _place(self) -> Iterator[None]:
-        with _stand_in("azure_logs").AzureLogsServer() as self.server:
+        with AzureLogsServer() as self.server:
             yield
 
 
@@ -61,5 +61,5 @@ class TestAzureAppInsights(HttpFaultContract):
 
     @pytest.fixture(autouse=True)
     def _place(self) -> Iterator[None]:
-        with _stand_in("azure_app_insights").AppInsightsServer() as self.server:
+        with AppInsightsServer() as self.server:
             yield

@@ -180,10 +180,8 @@ def test_phase_2_publishes_the_ports_that_everybody_knows() -> None:
 
 @of_every_phase
 def test_the_sink_of_the_phase_finds_its_server_and_its_secret(name: str) -> None:
-    """In config/shipper.yaml as it is; a sink that has no section there yet has nothing to be in step with."""
+    """In config/shipper.yaml as it is."""
     text = (ROOT / "config" / "shipper.yaml").read_text()
-    if PHASES[name] not in yaml.safe_load(text)["sinks"]:
-        pytest.skip(f"config/shipper.yaml has no sink {PHASES[name]}")
     found = services(FILES[name])
     environ = {key: default(value) for key, value in found["shipper"]["environment"].items()}
     config = loader.loads(text, environ, path=ROOT / "config" / "shipper.yaml")
