@@ -44,13 +44,13 @@ from shipper.testing.cloudwatch_server import (
     ROLE,
     SECRET,
     CloudwatchServer,
-    Moto,
     refusal,
     throttled,
     unavailable,
 )
 from shipper.testing.daemon import Daemon
 from shipper.testing.http_server import Reply
+from shipper.testing.moto_server import Moto
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import FIELDS, SinkContract
 from sinks.cloudwatch import CloudwatchConfig, CloudwatchReader, CloudwatchSink, encode, reader
