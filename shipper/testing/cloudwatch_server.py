@@ -21,22 +21,19 @@ from __future__ import annotations
 import argparse
 import re
 import ssl
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable
 from operator import itemgetter
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
-import urllib3
 
 from shipper.testing import aws_signature
 from shipper.testing.http_server import HttpServer, Reply, Request
+from shipper.testing.moto_server import Moto
 
 #: Limits of PutLogEvents and FilterLogEvents (their API reference, and the service quotas).
 BATCH, EVENT, OVERHEAD, EVENTS = 1_048_576, 1_048_576, 26, 10_000
@@ -79,55 +76,6 @@ class Stored(msgspec.Struct, frozen=True):
     stream: str
     message: str
     ingested: int
-
-
-class Moto:
-    """moto's server as a process of its own; it ends when this process does."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "shipper.testing.cloudwatch_server", "--moto"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
-        if not self.url:
-            self.close()
-            raise RuntimeError("moto did not start; pip install 'moto[server]'")
-        self._pool = urllib3.PoolManager(maxsize=1, retries=False, timeout=60)
-
-    def ask(self, request: Request, body: bytes) -> tuple[int, dict[str, str], bytes]:
-        """Pass a request on; status, headers by lower-case name, body."""
-        passed = ("authorization", "content-type", "x-amz-target", "x-amz-date", "x-amz-security-token")
-        headers = {name: request.headers[name] for name in passed if name in request.headers}
-        answer = self._pool.request(request.method, self.url + request.path, body=body, headers=headers)
-        return answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.data
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self._pool.request("POST", self.url + "/moto-api/reset")
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.kill()
-        self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
-        if hasattr(self, "_pool"):
-            self._pool.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class RefusedError(Exception):
@@ -574,28 +522,12 @@ def _check_events(events: list[PutEvent]) -> None:
         raise RefusedError("InvalidParameterException", f"Upload too large: {whole} bytes exceeds limit of {BATCH}")
 
 
-def _serve_moto() -> None:
-    """Run moto until standard input ends, as it does when whoever started us is gone."""
-    from moto.server import ThreadedMotoServer  # noqa: PLC0415 - 80 MiB that the proxy does not need
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    print(f"http://{host}:{port}", flush=True)  # noqa: T201 - what our process was started for
-    sys.stdin.read()
-    server.stop()
-
-
 def main() -> None:
     """Serve until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m shipper.testing.cloudwatch_server", description=main.__doc__)
     parser.add_argument("--port", type=int, default=0, help="the port; any free one by default")
     parser.add_argument("--discard", action="store_true", help="count events and keep none, without moto")
-    parser.add_argument("--moto", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.moto:
-        _serve_moto()
-        return
     with CloudwatchServer(keep=not args.discard, port=args.port) as server:
         print(server.url, flush=True)  # noqa: T201 - what a benchmark reads
         threading.Event().wait()

@@ -159,12 +159,15 @@ class Client:
 
     def _judge(self, http_response: Any, **_: Any) -> None:
         """Take for success only what says so whole: botocore takes any text, and any end of it, for an answer."""
-        if http_response.status_code >= 300:
-            return
         headers = {name.lower(): value for name, value in http_response.headers.items()}
         body = http_response.content
         length = headers.get("content-length", "")
-        if not _ENDS.intersection(headers) or (length.isdigit() and int(length) != len(body)):
+        whole = _ENDS.intersection(headers) and not (length.isdigit() and int(length) != len(body))
+        if not whole:
+            http_response.raw.close()  # or its connection waits for the rest
+        if http_response.status_code >= 300:
+            return
+        if not whole:
             raise RetryableError(
                 f"{self.what}: the connection broke before the answer was complete", code="connection", maybe_taken=True
             )

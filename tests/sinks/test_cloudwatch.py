@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,13 +44,13 @@ from shipper.testing.cloudwatch_server import (
     ROLE,
     SECRET,
     CloudwatchServer,
-    Moto,
     refusal,
     throttled,
     unavailable,
 )
 from shipper.testing.daemon import Daemon
 from shipper.testing.http_server import Reply
+from shipper.testing.moto_server import Moto
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import FIELDS, SinkContract
 from sinks.cloudwatch import CloudwatchConfig, CloudwatchReader, CloudwatchSink, encode, reader
@@ -590,10 +592,25 @@ def test_answer_that_never_came_may_be_stored_twice_and_is_read_once(server: Clo
     assert [record.message for record in _read(_config(server), oldest_first=True)] == ["makes the stream", "a", "b"]
 
 
-def test_body_that_ends_early_is_no_answer(server: CloudwatchServer, sink: CloudwatchSink) -> None:
+@pytest.mark.parametrize("status", [200, 503])
+def test_body_that_ends_early_is_no_answer(status: int) -> None:
     """botocore takes any end of a body for its end."""
-    server.script(Reply(200, b"{}", {"Content-Length": "200", "Connection": "close"}))
-    error = _raised(sink, make_batch(["a"]))
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 %d OK\r\nContent-Length: 200\r\n\r\n{}" % status)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    section = {"type": "cloudwatch", "region": REGION, "log_group": "g", "endpoint": url}
+    with _opened(CloudwatchConfig(**section, access_key_id="a", secret_access_key="b")) as sink:
+        error = _raised(sink, make_batch(["a"]))
+    thread.join(10)
+    listener.close()
     assert isinstance(error, RetryableError)
     assert error.maybe_taken
 

@@ -22,8 +22,8 @@ from shipper.testing.cloudwatch_server import (
     REGION,
     SECRET,
     CloudwatchServer,
-    Moto,
 )
+from shipper.testing.moto_server import Moto
 
 NOW = 1_767_323_045.0
 AT = int(NOW * 1000)
