@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -758,3 +759,11 @@ def test_examine_tells_each_thing_apart(server: AzureLogsServer, sink: AzureLogs
     assert WORKSPACE in next(finding.evidence for finding in sink.examine() if finding.what == "reading")
     server.script_tokens(Reply(400, b"AADSTS"))
     assert found(AzureLogsSink(_config(server), now=now)) == {"login": "fail"}
+
+
+def test_template_and_page_name_the_columns_that_rows_have() -> None:
+    root = Path(__file__).parents[2]
+    template = (root / "deploy/azure/shipper-logs.bicep").read_text()
+    assert dict(re.findall(r"\{ name: '(\w+)', type: '(\w+)' \}", template)) == COLUMNS
+    page = (root / "docs/sinks/azure_logs.md").read_text()
+    assert [column for column in COLUMNS if f"`{column}`" not in page] == []
