@@ -24,10 +24,11 @@ EXAMPLES = sorted((ROOT / "config").rglob("*.yaml"))
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_example_loads(path: Path, tmp_path: Path) -> None:
-    """With nothing in the environment but the place of the secret."""
+    """With nothing in the environment but the places of secrets."""
     secret = tmp_path / "password"
     secret.write_text("secret")
-    assert load(path, {"LOGS_DB_PASSWORD_FILE": str(secret)}).active
+    names = ("LOGS_DB_PASSWORD_FILE", "APPLICATIONINSIGHTS_CONNECTION_STRING_FILE", "ELASTICSEARCH_PASSWORD_FILE")
+    assert load(path, dict.fromkeys(names, str(secret))).active
 
 
 def test_every_built_in_sink_has_an_example() -> None:
