@@ -96,7 +96,9 @@ class Encoder:
             records = self._parsed and batch.parsed
             make = self._records if records else self._lines
             texts = make(batch, self._tails(batch, level=not records))
-            "".join(texts).encode()
+            whole = "".join(texts)
+            if not whole.isascii():
+                whole.encode()
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
             return self.texts(cleaned(batch))
         return texts
