@@ -152,7 +152,7 @@ class Parser:
         whole = "\n".join(texts)
         try:
             # An escape may be half of a pair, which only the exact reader mends.
-            stated = [] if "\\u" in whole else self._levels.decode_lines(whole)
+            stated = [] if "\\" in whole and "\\u" in whole else self._levels.decode_lines(whole)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             stated = []
         if len(stated) != len(rows):
