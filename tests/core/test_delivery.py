@@ -428,7 +428,6 @@ def test_what_the_destination_put_aside_is_counted_once_and_not_sent_again(tmp_p
     assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 3
     assert rig.dead() == []
     rig.ledger.close()
-    rig.ledger.close()
 
 
 def test_what_the_destination_dropped_by_its_own_rule_is_counted_and_neither_retried_nor_kept(tmp_path: Path) -> None:
@@ -445,6 +444,7 @@ def test_what_the_destination_dropped_by_its_own_rule_is_counted_and_neither_ret
     assert rig.metrics.value("shipper_sink_lines_acked_total", sink="s") == 2
     assert rig.dead() == []
     assert rig.ledger.sink_state("s").position is None
+    rig.ledger.close()
 
 
 def test_a_batch_of_which_all_was_dropped_is_done(tmp_path: Path) -> None:
@@ -458,3 +458,4 @@ def test_a_batch_of_which_all_was_dropped_is_done(tmp_path: Path) -> None:
     assert (sink.calls, sink.taken, rig.dead()) == (1, [], [])
     assert rig.metrics.value("shipper_dropped_total", reason="sampled_out") == 2
     assert rig.delivery.healthy
+    rig.ledger.close()
