@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 HEAD_BYTES = 1024
 #: Bytes before an offset that its marker covers, at most.
 MARKER_BYTES = 256
+#: Bytes before the end of a line that tell it from others.
+_BEFORE_END = 64
 
 _GZIP_READ = 256 * 1024
 _GZIP_CHUNK = 64 * 1024
@@ -258,9 +260,10 @@ def matches(state: FileState, data: Bytes) -> bool:
 
 
 def copies(copy: Bytes, original: Bytes) -> bool:
-    """Tell whether ``copy`` holds the same bytes as ``original``, as far as both go.
+    """Tell whether ``copy`` holds the same bytes as ``original``, as far as both go: in progress, or a finished archive.
 
-    Judged by the head and the last bytes they have in common: a copy in progress, or a finished archive.
+    Judged by the head and by the bytes before the last end of a line that both have. Bytes inside a line prove nothing:
+    the kernel shows the first pages of a large write before the rest, and long lines may look alike there.
     """
     head = original.read(0, HEAD_BYTES)
     other = copy.read(0, HEAD_BYTES)
@@ -268,10 +271,16 @@ def copies(copy: Bytes, original: Bytes) -> bool:
     if common == 0 or head[:common] != other[:common]:
         return False
     end = original.size()
-    start = max(0, end - MARKER_BYTES)
-    last = copy.read(start, end - start)
-    if len(last) < end - start:
+    if len(copy.read(max(0, end - MARKER_BYTES), MARKER_BYTES)) < min(end, MARKER_BYTES):
         end = copy.size()
-        start = max(0, end - MARKER_BYTES)
-        last = copy.read(start, end - start)
-    return original.read(start, end - start) == last
+    size = MARKER_BYTES
+    while True:
+        start = max(0, end - size)
+        last = original.read(start, end - start)
+        if copy.read(start, end - start) != last:
+            return False
+        if last.rfind(b"\n") >= _BEFORE_END:
+            return True
+        if start == 0:
+            return b"\n" in last or original.size() == copy.size()
+        size *= 16

@@ -859,3 +859,21 @@ def test_own_container_is_never_read(
     assert reading.poll() == ["hello"]
     own.write("read 2 lines")
     assert reading.after(3) == []
+
+
+def test_a_line_that_is_being_written_does_not_make_a_rotated_file_pass_for_its_copy(
+    read: Callable[..., Reading], container: Callable[..., DockerLog]
+) -> None:
+    """The kernel shows the first pages of a large write before the rest; long lines look alike there."""
+    log = container(max_file=10)
+    log.write("y" * 12_000)
+    log.write("y" * 12_000)
+    reading = read()
+    assert len(reading.after(3)) == 2
+    log.rotate()
+    whole = ('{"log":"' + "y" * 12_000 + '\\n","stream":"stdout","time":"' + docker_time(log.tick()) + '"}\n').encode()
+    log.raw(whole[:4096])
+    assert reading.after(90) == []  # the rotated file is closed meanwhile, and looked at again and again
+    log.raw(whole[4096:])
+    assert reading.after(5) == ["y" * 12_000]
+    assert reading.positions.losses == []
