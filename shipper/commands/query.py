@@ -141,7 +141,7 @@ def open_reader(config: Config, name: str | None) -> tuple[str, Reader]:
         if reader is not None:
             return candidate, cast("Callable[[SinkConfig], Reader]", reader)(section)
     kinds = ", ".join(f"{candidate} (type {config.sinks[candidate].type})" for candidate in candidates)
-    raise ConfigError(f"nothing to read from: {kinds} cannot be read back; sqlite and mysql can")
+    raise ConfigError(f"nothing to read from: {kinds} cannot be read back; a database or a log service can, but otlp")
 
 
 def _parsed(reader: Reader, query: Query, config: Config) -> Iterator[Record]:
