@@ -200,6 +200,7 @@ def test_cuts_one_after_the_other(connect: Connect, proxy: FaultProxy, server: S
         assert_broken(client)
     assert server.seen.count(b"commit\n") == 2
     assert ask(connect(), b"commit\n") == b"COMMIT\n"
+    proxy.wait_for_cuts(3)
     assert proxy.cuts == 3
 
 
