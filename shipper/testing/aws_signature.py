@@ -1,4 +1,4 @@
-"""Checks signatures of AWS requests (Signature Version 4) as the service does, from the outside of any SDK."""
+"""Checks signatures of AWS requests (Signature Version 4) as the service does, written from AWS's description of it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from urllib.parse import quote
+
+from shipper.testing.http_server import Request
 
 #: Seconds by which a request's time may differ from the service's.
 TOLERANCE = 300
@@ -33,19 +35,9 @@ class Key:
         self.token = token
 
 
-def check(
-    method: str,
-    path: str,
-    query: Mapping[str, str],
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    keys: Mapping[str, Key],
-    service: str,
-    region: str,
-    now: float,
-) -> str:
-    """Give the access key that signed the request. ``headers`` have lower-case names. Raises SignatureError."""
+def check(request: Request, *, keys: Mapping[str, Key], service: str, region: str, now: float) -> str:
+    """Give the access key that signed the request; ``now`` is in seconds since 1970. Raises SignatureError."""
+    headers = request.headers
     found = _HEADER.fullmatch(headers.get("authorization", ""))
     if found is None:
         raise SignatureError("MissingAuthenticationTokenException", "Missing Authentication Token")
@@ -64,15 +56,19 @@ def check(
     names = signed.split(";")
     if not {"host", "x-amz-date"} <= set(names):
         raise SignatureError("InvalidSignatureException", "'Host' and 'X-Amz-Date' must be signed")
+    digest = hashlib.sha256(request.body).hexdigest()
+    if headers.get("x-amz-content-sha256", digest) != digest:
+        raise SignatureError("InvalidSignatureException", "The body's hash is not that of the body")
     canonical = "\n".join(
         [
-            method,
-            quote(path, safe="/-_.~"),
-            "&".join(f"{quote(a, safe='-_.~')}={quote(b, safe='-_.~')}" for a, b in sorted(query.items())),
+            request.method,
+            # Each part of the path is encoded twice for every service but S3: once in the URL, once here.
+            quote(quote(request.path, safe="/-_.~"), safe="/-_.~"),
+            "&".join(f"{quote(a, safe='-_.~')}={quote(b, safe='-_.~')}" for a, b in sorted(request.query.items())),
             *(f"{header}:{' '.join(headers.get(header, '').split())}" for header in names),
             "",
             signed,
-            hashlib.sha256(body).hexdigest(),
+            digest,
         ]
     )
     scope = f"{day}/{in_region}/{for_service}/aws4_request"

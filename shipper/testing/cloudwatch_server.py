@@ -244,10 +244,7 @@ class CloudwatchServer(HttpServer):
         return answers[operation](request)
 
     def _authenticate(self, request: Request, service: str) -> None:
-        aws_signature.check(
-            request.method, request.path, request.query, request.headers, request.body,
-            keys=self.keys, service=service, region=REGION, now=time.time(),
-        )  # fmt: skip
+        aws_signature.check(request, keys=self.keys, service=service, region=REGION, now=time.time())
 
     def _assume_role(self, request: Request) -> Reply:
         self._authenticate(request, "sts")

@@ -21,6 +21,7 @@ from typing import Any
 
 import msgspec
 
+from shipper.testing.aws_signature import Key, SignatureError, check
 from shipper.testing.elasticsearch_index import Fault, Index, Stream, builtin_template
 from shipper.testing.elasticsearch_search import Search
 from shipper.testing.http_server import HttpServer, Reply, Request
@@ -165,11 +166,13 @@ class ElasticsearchServer(HttpServer):
         api_key, basic, bearer, sigv4 = self._login
         given = request.headers.get("authorization", "")
         if sigv4 is not None:
-            from shipper.testing.sigv4 import check  # noqa: PLC0415 - few tests sign
-
-            reason = check(request, *sigv4)
-            if reason:
-                raise Fault(403, "", msgspec.json.encode({"message": reason}).decode())
+            access, secret, region, service = sigv4
+            try:
+                if "x-amz-content-sha256" not in request.headers:
+                    raise SignatureError("", "The body's hash is missing")  # noqa: TRY301 - one way to refuse
+                check(request, keys={access: Key(secret)}, service=service, region=region, now=self.time())
+            except SignatureError as no:
+                raise Fault(403, "", msgspec.json.encode({"message": str(no)}).decode()) from no
         elif api_key or basic or bearer:
             accepted = {f"ApiKey {api_key}"} if api_key else set()
             if basic:

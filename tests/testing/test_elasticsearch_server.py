@@ -6,15 +6,16 @@ import gzip
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import urllib3
 
+from shipper.testing.aws_signature import Key, SignatureError, check
 from shipper.testing.elasticsearch_server import FLAVOURS, MAX_ID, ElasticsearchServer
 from shipper.testing.http_server import Request
-from shipper.testing.sigv4 import check
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 TIME = "2026-01-02T03:04:05.123456789Z"
@@ -461,10 +462,19 @@ def test_signature_that_botocore_makes_is_taken_and_any_change_is_not() -> None:
     botocore.auth.SigV4Auth(botocore.credentials.Credentials(*keys[:2]), "es", "us-east-1").add_auth(request)
     headers = {name.lower(): value for name, value in request.headers.items()} | {"host": "h:9200"}
     came = Request("POST", "/a%b/_bulk", {"x": "*,", "a": "1"}, headers, b"body")
-    assert check(came, *keys) == ""
-    assert "body" in check(Request("POST", "/a%b/_bulk", came.query, headers, b"other"), *keys)
-    assert "does not match" in check(Request("GET", "/a%b/_bulk", came.query, headers, b"body"), *keys)
-    assert "does not match" in check(came, keys[0], "other secret", *keys[2:])
-    assert "scoped" in check(came, *keys[:3], "aoss")
-    assert "token" in check(came, "other", *keys[1:])
-    assert check(Request("GET", "/", {}, {}, b""), *keys) == "Missing Authentication Token"
+
+    def told(request: Request, *given: str) -> str:
+        access, secret, region, service = given
+        try:
+            check(request, keys={access: Key(secret)}, service=service, region=region, now=time.time())
+        except SignatureError as error:
+            return str(error)
+        return ""
+
+    assert told(came, *keys) == ""
+    assert "body" in told(Request("POST", "/a%b/_bulk", came.query, headers, b"other"), *keys)
+    assert "does not match" in told(Request("GET", "/a%b/_bulk", came.query, headers, b"body"), *keys)
+    assert "does not match" in told(came, keys[0], "other secret", *keys[2:])
+    assert "scoped" in told(came, *keys[:3], "aoss")
+    assert "token" in told(came, "other", *keys[1:])
+    assert told(Request("GET", "/", {}, {}, b""), *keys) == "Missing Authentication Token"
