@@ -76,6 +76,52 @@ class HttpSinkConfig(SinkConfig, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("tls_verify: false would not use ca_file; leave one of them out")
 
 
+class LoginConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same for servers that take basic or bearer authentication, or none."""
+
+    username: Annotated[str, Meta(description="The user of basic authentication.")] = ""
+    password: Annotated[str, Meta(description="The user's password; password_file is better.")] = ""
+    password_file: Annotated[
+        str,
+        Meta(
+            description="File that holds the password; one newline at its end is not part of it.", extra={"path": True}
+        ),
+    ] = ""
+    bearer_token: Annotated[str, Meta(description="A bearer token; bearer_token_file is better.")] = ""
+    bearer_token_file: Annotated[
+        str,
+        Meta(description="File that holds the token; one newline at its end is not part of it.", extra={"path": True}),
+    ] = ""
+
+    def check_login(self) -> None:
+        """Check what types cannot; call it from ``__post_init__``. Raises ValueError."""
+        for name in ("password", "bearer_token"):
+            if getattr(self, name) and getattr(self, f"{name}_file"):
+                raise ValueError(f"{name}: is given twice; leave out {name} or {name}_file")
+        if self.username and (self.bearer_token or self.bearer_token_file):
+            raise ValueError("username: basic and bearer authentication exclude each other; give one")
+        if (self.password or self.password_file) and not self.username:
+            raise ValueError("password: needs username, whose it is")
+        own = self.username or self.bearer_token or self.bearer_token_file
+        if own and any(name.lower() == "authorization" for name in self.headers):
+            raise ValueError("headers: Authorization would be replaced by the token or the password; leave one out")
+
+    def login(self) -> dict[str, str]:
+        """Give the header that says who we are, if any. Raises ParkedError when a secret's file cannot be used."""
+        if self.username:
+            return authorization(basic(self.username, secret(self.password, self.password_file, "password_file")))
+        if self.bearer_token or self.bearer_token_file:
+            return authorization(f"Bearer {secret(self.bearer_token, self.bearer_token_file, 'bearer_token_file')}")
+        return {}
+
+
+def authorization(value: str) -> dict[str, str]:
+    """Give the Authorization header of a value. Raises ParkedError when no header can carry it."""
+    if not (value.isascii() and value.isprintable()):
+        raise ParkedError("the secret has a line break or a character that no header can carry", code="secret")
+    return {"Authorization": value}
+
+
 def check_url(name: str, url: str) -> None:
     """Check an endpoint. Raises ValueError naming the option."""
     parts = urlsplit(url)

@@ -141,9 +141,9 @@ class OtlpServer(HttpServer):
 
     def sink(self, **changes: Any) -> dict[str, Any]:
         """Give the section of a sink that writes here."""
-        secret = {"token": self.token} if self.token else {}
+        secret = {"bearer_token": self.token} if self.token else {}
         if self.login is not None:
-            secret = {"user": self.login[0], "password": self.login[1]}
+            secret = {"username": self.login[0], "password": self.login[1]}
         return {"type": "otlp", "endpoint": self.url, **secret, **changes}
 
     def arrived(self) -> list[str]:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from shipper.units import parse_duration, parse_size
-from sinks._http import HttpSinkConfig, check_url
+from sinks._http import LoginConfig, check_url
 
 #: What stands for a part of the event's time in ``index``.
 _DIRECTIVE = re.compile(r"%(.?)")
@@ -30,7 +30,7 @@ class SigV4Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     profile: Annotated[str, Meta(description="The profile of the AWS configuration files; empty is the default.")] = ""
 
 
-class ElasticsearchConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class ElasticsearchConfig(LoginConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Index records in Elasticsearch 8 or later or OpenSearch 2 or later, also serverless."""
 
     endpoint: Annotated[
@@ -57,11 +57,6 @@ class ElasticsearchConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=Tru
     ] = "record"
     api_key: Annotated[str, Meta(description="An API key, encoded or as id:key; api_key_file is better.")] = ""
     api_key_file: Annotated[str, Meta(description="File that holds the API key.", extra={"path": True})] = ""
-    username: Annotated[str, Meta(description="The user of basic authentication.")] = ""
-    password: Annotated[str, Meta(description="The user's password; password_file is better.")] = ""
-    password_file: Annotated[str, Meta(description="File that holds the password.", extra={"path": True})] = ""
-    bearer_token: Annotated[str, Meta(description="A bearer token; bearer_token_file is better.")] = ""
-    bearer_token_file: Annotated[str, Meta(description="File that holds the token.", extra={"path": True})] = ""
     sigv4: Annotated[
         SigV4Config | None, Meta(description="Sign requests for Amazon OpenSearch: region, service, profile.")
     ] = None
@@ -88,7 +83,8 @@ class ElasticsearchConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=Tru
         for endpoint in self.endpoints:
             check_url("endpoint", endpoint)
         self._check_index()
-        self._check_login()
+        self._check_ways()
+        self.check_login()
         if self.retention:
             if not parse_duration(self.retention):
                 raise ValueError("retention: leave it empty to keep data forever; 0 would delete all")
@@ -110,7 +106,7 @@ class ElasticsearchConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=Tru
         if not name or name[0] in "-_+." or len(name.encode()) > _LONGEST:
             raise ValueError(f"index: a name has 1 to {_LONGEST} bytes and does not begin with '-', '_', '+' or '.'")
 
-    def _check_login(self) -> None:
+    def _check_ways(self) -> None:
         ways = {
             "api_key": self.api_key or self.api_key_file,
             "username": self.username,
@@ -120,8 +116,6 @@ class ElasticsearchConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=Tru
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:
             raise ValueError(f"{given[0]}: {given[1]} is there too; one way to log in is enough")
-        if (self.password or self.password_file) and not self.username:
-            raise ValueError("username: is missing; the password is there")
 
     @property
     def endpoints(self) -> list[str]:

@@ -141,22 +141,15 @@ class Session:
         if config.api_key or config.api_key_file:
             key = _http.secret(config.api_key, config.api_key_file, "api_key_file")
             encoded = base64.b64encode(key.encode()).decode() if ":" in key else key
-            given["Authorization"] = f"ApiKey {encoded}"
-        elif config.username:
-            password = _http.secret(config.password, config.password_file, "password_file")
-            given["Authorization"] = _http.basic(config.username, password)
-        elif config.bearer_token or config.bearer_token_file:
-            token = _http.secret(config.bearer_token, config.bearer_token_file, "bearer_token_file")
-            given["Authorization"] = f"Bearer {token}"
+            given |= _http.authorization(f"ApiKey {encoded}")
         elif config.sigv4 is not None:
             if self._signer is None:
                 from sinks.elasticsearch.sigv4 import Signer  # noqa: PLC0415 - botocore is loaded when used
 
                 self._signer = Signer(config.sigv4)
             given |= self._signer.headers(method, self.client.base + target, body or b"", headers)
-        login = given.get("Authorization", "")
-        if not (login.isascii() and login.isprintable()):
-            raise ParkedError("the secret has a line break or a character that no header can carry", code="secret")
+        else:
+            given |= config.login()
         return given
 
 

@@ -32,20 +32,13 @@ _PLACE = re.compile(r"\{([^{}]*)\}")
 _ALWAYS = ("{level}", "{source}")
 
 
-class LokiConfig(_http.HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class LokiConfig(_http.LoginConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Push records to Grafana Loki 3 or later."""
 
     endpoint: Annotated[
         str, Meta(description="URL of Loki; /loki/api/v1/push is added unless it names a path that ends in /push.")
     ]
     tenant: Annotated[str, Meta(description="The tenant, sent as X-Scope-OrgID.")] = ""
-    username: Annotated[str, Meta(description="User for basic authentication (Grafana Cloud: the instance id).")] = ""
-    password: Annotated[str, Meta(description="Password for basic authentication; password_file is better.")] = ""
-    password_file: Annotated[str, Meta(description="File that holds the password.")] = ""
-    bearer_token: Annotated[str, Meta(description="Token for bearer authentication.")] = ""
-    bearer_token_file: Annotated[str, Meta(description="File that holds the token; read anew for each connection.")] = (
-        ""
-    )
     labels: Annotated[
         dict[str, str],
         Meta(
@@ -94,14 +87,7 @@ class LokiConfig(_http.HttpSinkConfig, frozen=True, forbid_unknown_fields=True, 
         """Check what types cannot. Raises ValueError."""
         self.check_http()
         _http.check_url("endpoint", self.endpoint)
-        if self.username and (self.bearer_token or self.bearer_token_file):
-            raise ValueError("username: basic and bearer authentication exclude each other; give one")
-        if self.password and self.password_file:
-            raise ValueError("password: is given twice; leave out password or password_file")
-        if self.bearer_token and self.bearer_token_file:
-            raise ValueError("bearer_token: is given twice; leave out bearer_token or bearer_token_file")
-        if (self.password or self.password_file) and not self.username:
-            raise ValueError("password: needs username, whose it is")
+        self.check_login()
         check_labels(self.labels)
         if not LEAST_LINE <= parse_size(self.max_line_size) <= MOST_LINE:
             raise ValueError("max_line_size: from 1KiB to 2MiB; Loki takes no push above 4 MiB, whatever its limit is")
@@ -128,14 +114,8 @@ class LokiConfig(_http.HttpSinkConfig, frozen=True, forbid_unknown_fields=True, 
 
     def authorization(self) -> dict[str, str]:
         """Give the headers that say who we are. Raises ParkedError when a secret's file cannot be read."""
-        headers = {"X-Scope-OrgID": self.tenant} if self.tenant else {}
-        if self.username:
-            password = _http.secret(self.password, self.password_file, "password_file")
-            headers["Authorization"] = _http.basic(self.username, password)
-        elif self.bearer_token or self.bearer_token_file:
-            token = _http.secret(self.bearer_token, self.bearer_token_file, "bearer_token_file")
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
+        tenant = {"X-Scope-OrgID": self.tenant} if self.tenant else {}
+        return {**tenant, **self.login()}
 
 
 def check_labels(labels: dict[str, str]) -> None:

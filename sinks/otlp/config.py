@@ -7,10 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from shipper.units import parse_size
-from sinks._http import HttpSinkConfig, check_url
+from sinks._http import LoginConfig, check_url
 
 
-class OtlpConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class OtlpConfig(LoginConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Send records by OTLP over HTTP: to an OpenTelemetry collector, Loki, or any vendor that takes it."""
 
     endpoint: Annotated[
@@ -21,15 +21,6 @@ class OtlpConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         str, Meta(description="protobuf, or json for receivers that take nothing else.", pattern="^(protobuf|json)$")
     ] = "protobuf"
     compression: Annotated[str, Meta(description="How a request is compressed.", pattern="^(gzip|none)$")] = "gzip"
-    token: Annotated[str, Meta(description="Bearer token; token_file is better.")] = ""
-    token_file: Annotated[
-        str, Meta(description="File that holds the bearer token; one newline at its end is not part of it.")
-    ] = ""
-    user: Annotated[str, Meta(description="User of basic authentication.")] = ""
-    password: Annotated[str, Meta(description="Password of basic authentication; password_file is better.")] = ""
-    password_file: Annotated[
-        str, Meta(description="File that holds the password; one newline at its end is not part of it.")
-    ] = ""
     original: Annotated[
         bool, Meta(description="Also send the line as it was written, as log.record.original, where the body differs.")
     ] = False
@@ -58,14 +49,4 @@ class OtlpConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_onl
         check_url("endpoint", self.endpoint)
         if parse_size(self.max_request_bytes) < 1024:
             raise ValueError("max_request_bytes: at least 1KiB, or no record fits")
-        for name in ("token", "password"):
-            if getattr(self, name) and getattr(self, f"{name}_file"):
-                raise ValueError(f"{name}: {name}_file is given too; leave one of them out")
-        if self.user and (self.token or self.token_file):
-            raise ValueError("user: a token is given too; a request carries one of them")
-        if (self.password or self.password_file) and not self.user:
-            raise ValueError("password: needs user")
-        if any(name.lower() == "authorization" for name in self.headers) and (
-            self.user or self.token or self.token_file
-        ):
-            raise ValueError("headers: Authorization would be replaced by the token or the password; leave one out")
+        self.check_login()

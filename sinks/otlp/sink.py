@@ -49,12 +49,7 @@ class OtlpSink(Sink):
         headers = {"Content-Type": self._encoder.content_type, "User-Agent": "shipper"}
         if config.compression == "gzip":
             headers["Content-Encoding"] = "gzip"
-        if config.token or config.token_file:
-            headers["Authorization"] = f"Bearer {_http.secret(config.token, config.token_file, 'token_file')}"
-        elif config.user:
-            password = _http.secret(config.password, config.password_file, "password_file")
-            headers["Authorization"] = _http.basic(config.user, password)
-        self._headers = headers
+        self._headers = {**headers, **config.login()}
 
     def write(self, batch: Batch) -> None:
         """Send the batch. Raises PartialError when requests of it had different fates."""

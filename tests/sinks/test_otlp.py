@@ -285,7 +285,7 @@ def test_bearer_and_basic(tmp_path: Path) -> None:
     with OtlpServer(token="right") as server:
         opened(server).write(make_batch(["x"]))
         secret.write_text("wrong\n")
-        sink = opened(server, token="", token_file=str(secret))
+        sink = opened(server, bearer_token="", bearer_token_file=str(secret))
         with pytest.raises(ParkedError, match="401 missing or wrong credentials"):
             sink.write(make_batch(["y"]))
         secret.write_text("right\n")
@@ -627,7 +627,7 @@ def test_finding_when_nobody_listens_or_a_secret_is_missing(server: OtlpServer, 
     server.close()
     [finding] = opened(server).examine()
     assert (finding.what, finding.verdict) == ("reachable", "fail")
-    [finding] = OtlpSink(OtlpConfig(type="otlp", token_file=str(tmp_path / "no"))).examine()
+    [finding] = OtlpSink(OtlpConfig(type="otlp", bearer_token_file=str(tmp_path / "no"))).examine()
     assert (finding.what, finding.verdict) == ("login", "fail")
 
 
@@ -637,11 +637,11 @@ def test_finding_when_nobody_listens_or_a_secret_is_missing(server: OtlpServer, 
         ({"endpoint": "collector:4318"}, "endpoint: not an http"),
         ({"max_request_bytes": "10"}, "max_request_bytes: at least"),
         ({"max_request_bytes": "much"}, "not a size"),
-        ({"token": "a", "token_file": "b"}, "token: token_file is given too"),
-        ({"user": "u", "password": "a", "password_file": "b"}, "password: password_file is given too"),
-        ({"user": "u", "token": "t"}, "user: a token is given too"),
-        ({"password": "p"}, "password: needs user"),
-        ({"token": "t", "headers": {"authorization": "x"}}, "headers: Authorization would be replaced"),
+        ({"bearer_token": "a", "bearer_token_file": "b"}, "bearer_token: is given twice"),
+        ({"username": "u", "password": "a", "password_file": "b"}, "password: is given twice"),
+        ({"username": "u", "bearer_token": "t"}, "exclude each other"),
+        ({"password": "p"}, "password: needs username"),
+        ({"bearer_token": "t", "headers": {"authorization": "x"}}, "headers: Authorization would be replaced"),
         ({"timeout": "0s"}, "timeout: must be more than 0"),
     ],
 )
