@@ -12,6 +12,7 @@ at its very end: that is what makes `may_contain` and `may_contain_lines` cheap.
 from __future__ import annotations
 
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _TAIL_BYTES: Final = 16 << 10
 _TAIL_LINES: Final = 50
 
+_FIRST: Final = itemgetter(0)
 _FIRST_OF_NO_TRACE: Final = frozenset('{["0123456789<*+-')
 _HEAD_WORDS = re.compile(
     rb"Error|Exception|Throwable|Traceback|panic:|fatal error:|goroutine |Caused by:|Uncaught|\.[cm]?[jt]s:\d+(?:\\n)?[\"\n]|node:"
@@ -231,7 +233,10 @@ def may_contain(block: bytes) -> bool:
 
 def may_contain_lines(lines: Sequence[str]) -> bool:
     """Tell the same of decoded lines, at about a twentieth of a yardstick a line."""
-    firsts = {line[:1] for line in lines}
+    try:
+        firsts = set(map(_FIRST, lines))
+    except IndexError:  # an empty line
+        firsts = {line[:1] for line in lines}
     if " " in firsts or "\t" in firsts:
         return True
     if firsts <= _FIRST_OF_NO_TRACE:

@@ -117,7 +117,7 @@ class Parser:
         requests = []
         rest = []
         for i, line in enumerate(lines):
-            if "{" < line < "|" and line[-1] == "}":
+            if line[:1] == "{" and line[-1] == "}":
                 objects.append(i)
             elif access.may_be_request(line):
                 requests.append(i)
@@ -173,15 +173,17 @@ class Parser:
 
     def _objects(self, batch: Batch, lines: list[str]) -> list[int]:
         """Parse the JSON lines, all decoded at once; give the indexes of all others."""
-        # Comparing is cheaper than slicing: these are the lines of two characters or more that begin with "{".
-        rows = [i for i, line in enumerate(lines) if "{" < line < "|" and line[-1] == "}"]
-        if not rows:
-            return list(range(len(lines)))
+        rows: list[int] = []
         rest: list[int] = []
-        texts = lines
-        if len(rows) < len(lines):
-            rest = [i for i, line in enumerate(lines) if not "{" < line < "|" or line[-1] != "}"]
-            texts = [lines[i] for i in rows]
+        texts: list[str] = []
+        for i, line in enumerate(lines):
+            if line[:1] == "{" and line[-1] == "}":
+                rows.append(i)
+                texts.append(line)
+            else:
+                rest.append(i)
+        if not rows:
+            return rest
         docs = self._decode(texts)
         bulk = self._alike(docs)
         if bulk is None:

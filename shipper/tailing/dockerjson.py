@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from calendar import timegm
 from itertools import accumulate, repeat
-from operator import add
+from operator import add, itemgetter
 from time import strptime
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,9 @@ FRAGMENT_BYTES = 16384
 LOOKBACK = 64 * 1024
 LOOKBACK_MOST = 16 << 20
 
+#: What is asked of every text of a block: methods of C code, where a comprehension would run bytecode.
+_LAST, _WITHOUT_LAST = itemgetter(-1), itemgetter(slice(None, -1))
+_NEWLINE = {"\n"}
 _BILLION = 1_000_000_000
 _SECONDS_KEPT = 4096
 
@@ -105,12 +108,13 @@ class DockerLines:
         try:
             lines = self._decoder.decode_lines(block)
             stamps = self._times([line.time for line in lines])
-        except (msgspec.MsgspecError, ValueError):
+            logs = [line.log for line in lines]
+            ends = set(map(_LAST, logs))
+        except (msgspec.MsgspecError, ValueError, IndexError):  # IndexError: a line without any text
             return self._feed(tail, block, joiner)
-        logs = [line.log for line in lines]
-        if len(lines) != number or not all(map(str.endswith, logs, repeat("\n"))):
+        if len(lines) != number or ends != _NEWLINE:
             return self._feed(tail, block, joiner)
-        raws = [text[:-1] for text in logs]
+        raws = list(map(_WITHOUT_LAST, logs))
         tty = self._container.tty
         # A terminal ends every line with a carriage return; where nobody says what it is, the first line tells.
         if tty or (tty is None and raws[0].endswith("\r")):
