@@ -260,7 +260,7 @@ def test_records_written_parsed_are_read_as_lines_that_parse_to_the_same(server:
 
 
 def _sizes(batch: Batch) -> list[int]:
-    return encode.sizes(encode.Encoder(parsed=False, resource=True).texts(batch))
+    return list(encode.Encoder(parsed=False, resource=True).events(batch).sizes)
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
