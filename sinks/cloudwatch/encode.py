@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
-from sinks.cloudwatch.events import Events, Part, shell
+from sinks.cloudwatch.events import MILLI, Events, Part, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from shipper.record import Batch
     from sinks.cloudwatch.events import Shell
 
-_MILLI = 1_000_000
 #: Shells that are remembered: containers come and go.
 _MOST_SHELLS = 4_096
 _START = ',"shipper":{"form":"line","id":"'
@@ -115,10 +114,10 @@ class Encoder:
             return self.events(cleaned(batch))
         return Events(
             rows=range(len(batch)),
-            millis=[time_ns // _MILLI for time_ns in batch.times],
+            times=batch.times,
+            moments=_text(batch.times)[1:-1].split(","),
             objects=objects,
             ids=batch.ids,
-            ns=[moment[-6:] for moment in _text(batch.times)[1:-1].split(",")],
             shells=shells,
             sizes=sizes,
         )
@@ -269,7 +268,7 @@ def read(text: str, millis: int, resource: Resource | None, *, raws: bool) -> Re
         raw = _text({**attributes, "level": level, "message": message})
     return Record(
         id=tail.id,
-        time_ns=millis * _MILLI + int(tail.ns),
+        time_ns=millis * MILLI + int(tail.ns),
         severity=SEVERITIES.get(level, SEVERITIES["info"]),
         message=message,
         attributes=attributes,

@@ -20,6 +20,8 @@ OVERHEAD = 26
 #: What one PutLogEvents takes (its API reference): bytes, counted as UTF-8 plus `OVERHEAD` an event; events; and
 #: milliseconds from the first event to the last, of which we stay one below.
 BYTES, EVENTS, SPAN = 1_048_576, 10_000, 86_400_000
+#: Nanoseconds of a millisecond.
+MILLI = 1_000_000
 
 #: Events that are written at once: what they take stays in the processor's cache until it is compressed.
 _PIECE = 128
@@ -49,13 +51,16 @@ class Part(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Events of rows of a batch; ``objects`` end in a brace, ``ns`` has six digits, ``sizes`` are without `OVERHEAD`."""
+    """Events of rows of a batch; ``objects`` end in a brace, ``sizes`` are without `OVERHEAD`.
+
+    ``moments`` are the times as text, whose last six digits go into our member.
+    """
 
     rows: Sequence[int]
-    millis: Sequence[int]
+    times: Sequence[int]
+    moments: Sequence[str]
     objects: Sequence[str]
     ids: Sequence[str]
-    ns: Sequence[str]
     shells: Sequence[Shell]
     sizes: Sequence[int]
 
@@ -65,10 +70,10 @@ class Events(NamedTuple):
         return Events(*[take(column)[:-1] for column in self])
 
     def in_order(self) -> Events:
-        """Give the events in the order of time; those of one millisecond keep theirs."""
-        if list(self.millis) == sorted(self.millis):
+        """Give the events in the order of their milliseconds; those of one millisecond keep theirs."""
+        if list(self.times) == sorted(self.times):
             return self
-        return self.pick(sorted(range(len(self.millis)), key=self.millis.__getitem__))
+        return self.pick(sorted(range(len(self.times)), key=lambda place: self.times[place] // MILLI))
 
     def replaced(self, parts: dict[int, list[Part]]) -> Events:
         """Give the events with those at some places replaced by their parts."""
@@ -90,7 +95,7 @@ class Events(NamedTuple):
         start = before = 0
         while start < len(ends):
             in_bytes = bisect_right(ends, before + BYTES)
-            in_time = bisect_left(self.millis, self.millis[start] + SPAN)
+            in_time = bisect_left(self.times, (self.times[start] // MILLI + SPAN) * MILLI)
             end = min(in_bytes, start + EVENTS, in_time)
             yield start, end
             before = ends[end - 1]
@@ -108,12 +113,13 @@ class Events(NamedTuple):
         """Write events with a comma before each."""
         shells = self.shells[cut]
         flat = [',{"timestamp":', "", ',"message":"', "", "", "", _escaped(_LINK), "", ""] * len(shells)
-        flat[1::9] = _encode(self.millis[cut])[1:-1].decode().split(",")
+        moments = self.moments[cut]
+        flat[1::9] = [moment[:-6] for moment in moments]
         # No string has a line feed inside, and every object ends in the brace before which ours goes in.
         flat[3::9] = _encode_lines(self.objects[cut])[1:-3].decode().split('}"\n"')
         flat[4::9] = [shell.start for shell in shells]
         flat[5::9] = self.ids[cut]
-        flat[7::9] = self.ns[cut]
+        flat[7::9] = [moment[-6:] for moment in moments]
         flat[8::9] = [shell.end for shell in shells]
         return "".join(flat)
 

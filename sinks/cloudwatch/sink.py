@@ -13,7 +13,7 @@ from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.config import CloudwatchConfig
-from sinks.cloudwatch.events import OVERHEAD
+from sinks.cloudwatch.events import MILLI, OVERHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ class CloudwatchSink(Sink):
         if not len(batch):
             return
         events = self._encoder.events(batch)
-        rows = self._in_time(events.millis, outcome)
+        rows = self._in_time(batch.times, outcome)
         try:
             for (group, stream), mine in self._by_place(batch.resources, rows).items():
                 own = events if len(mine) == len(batch) else events.pick(mine)
@@ -78,15 +78,15 @@ class CloudwatchSink(Sink):
                 self._release()
         outcome.close()
 
-    def _in_time(self, millis: Sequence[int], outcome: Outcome) -> Sequence[int]:
+    def _in_time(self, times: Sequence[int], outcome: Outcome) -> Sequence[int]:
         """Give the rows that the service may take by their age; refuse all others."""
         now = int(self._now() * 1000)
-        least, most = now - OLDEST - _DOUBT, now + NEWEST + _DOUBT
-        if least <= min(millis) and max(millis) <= most:
-            return range(len(millis))
+        least, end = (now - OLDEST - _DOUBT) * MILLI, (now + NEWEST + _DOUBT + 1) * MILLI
+        if least <= min(times) and max(times) < end:
+            return range(len(times))
         rows = []
-        for row, at in enumerate(millis):
-            if least <= at <= most:
+        for row, at in enumerate(times):
+            if least <= at < end:
                 rows.append(row)
             elif at < least:
                 outcome.refuse(row, _too_old())
