@@ -35,7 +35,7 @@ _decode = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 class Shell(NamedTuple):
-    """What stands before the id and behind the nanoseconds, escaped; ``size`` is the bytes that our member adds."""
+    """What stands before the id and behind the nanoseconds, escaped; ``size`` is the bytes by which the event exceeds its object."""
 
     start: str
     end: str
@@ -51,7 +51,7 @@ class Part(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Events of rows of a batch; ``objects`` end in a brace, ``sizes`` are without `OVERHEAD`.
+    """Events of rows of a batch; ``objects`` end in a brace, ``sizes`` are with `OVERHEAD`.
 
     ``moments`` are the times as text, whose last six digits go into our member.
     """
@@ -77,7 +77,7 @@ class Events(NamedTuple):
 
     def replaced(self, parts: dict[int, list[Part]]) -> Events:
         """Give the events with those at some places replaced by their parts."""
-        places = [place for place in range(len(self.rows)) for _ in parts.get(place, " ")]
+        places = [place for place in range(len(self.rows)) for _ in range(len(parts[place]) if place in parts else 1)]
         objects, shells, sizes = list(self.objects), list(self.shells), list(self.sizes)
         for place in sorted(parts, reverse=True):
             objects[place : place + 1], shells[place : place + 1], sizes[place : place + 1] = zip(
@@ -91,7 +91,7 @@ class Events(NamedTuple):
 
     def requests(self) -> Iterator[tuple[int, int]]:
         """Cut events in the order of time into what one request takes: ranges of them."""
-        ends = list(accumulate(map(OVERHEAD.__add__, self.sizes)))
+        ends = list(accumulate(self.sizes))
         start = before = 0
         while start < len(ends):
             in_bytes = bisect_right(ends, before + BYTES)
@@ -127,7 +127,7 @@ class Events(NamedTuple):
 def shell(form: str, rest: str) -> Shell:
     """Make a shell of the member's form and of what follows the nanoseconds, which is JSON but for the last brace."""
     start, end = f',"shipper":{{"form":"{form}","id":"', f'"{rest}}}}}'
-    size = len(start) + _VARYING + len(end.encode()) - 1  # its last brace is the object's
+    size = OVERHEAD + len(start) + _VARYING + len(end.encode()) - 1  # its last brace is the object's
     return Shell(_escaped(start), _escaped(end) + '"}', size)
 
 

@@ -13,7 +13,7 @@ from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.config import CloudwatchConfig
-from sinks.cloudwatch.events import MILLI, OVERHEAD
+from sinks.cloudwatch.events import MILLI
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ class CloudwatchSink(Sink):
         self._now = now
         self._group = config.group_template()
         self._stream = config.stream_template()
-        self._most = parse_size(config.max_event_size) - OVERHEAD
+        self._most = parse_size(config.max_event_size)
         self._encoder = encode.Encoder(parsed=self.wants_parse, resource=config.metadata == "all")
         self._places: dict[Resource, tuple[str, str]] = {}
         #: Groups that we created and whose retention is still to be set.
