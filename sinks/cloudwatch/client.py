@@ -31,7 +31,7 @@ from sinks import _http
 from sinks.cloudwatch import faults
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sinks.cloudwatch.config import CloudwatchConfig
 
@@ -72,16 +72,16 @@ class Client:
         """The endpoint in use."""
         return str(self._client.meta.endpoint_url)
 
-    def put(self, group: str, stream: str, make: Callable[[dict[str, str]], bytes]) -> Mapping[str, Any]:
+    def put(self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes]]) -> Mapping[str, Any]:
         """Put events, at most what the service takes; the answer's ``rejectedLogEventsInfo``.
 
-        ``make`` makes the body of a request of its first members.
+        ``make`` makes the body of a request, in pieces, of its first members.
         """
         target = {"logGroupName": group, "logStreamName": stream}
         for last in (False, True):
             token = self._tokens.get((group, stream))
-            body = make({**target, "sequenceToken": token} if token else target)
-            self._body = _http.gzipped(body) if self._config.compression == "gzip" else body
+            pieces = make({**target, "sequenceToken": token} if token else target)
+            self._body = _http.gzipped(pieces) if self._config.compression == "gzip" else b"".join(pieces)
             try:
                 with self._sorted(unsure=True):
                     answer = self._client.put_log_events(**target, logEvents=[])

@@ -19,34 +19,26 @@ not stand in front; ``source`` and ``resource``; ``attributes`` that the source 
 from __future__ import annotations
 
 import re
+from operator import add
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from sinks.cloudwatch.events import MILLI, Events, Part, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from shipper.record import Batch
+    from sinks.cloudwatch.events import Shell
 
-#: Bytes that CloudWatch counts for an event besides its message (API reference of PutLogEvents).
-OVERHEAD = 26
-
-_MILLI = 1_000_000
-#: Kinds of ends that are remembered: containers come and go.
-_MOST_ENDS = 4_096
+#: Shells that are remembered: containers come and go.
+_MOST_SHELLS = 4_096
 _START = ',"shipper":{"form":"line","id":"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
-
-
-class Event(msgspec.Struct, gc=False):
-    """One event as PutLogEvents takes it: milliseconds since 1970, and the text."""
-
-    timestamp: int
-    message: str
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +53,20 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, Any] = {}
     part: int = 0
     parts: int = 0
+
+
+class _Message(msgspec.Struct, gc=False):
+    """The object of an event of the form ``text``, and of a part."""
+
+    message: str
+
+
+class _Parsed(msgspec.Struct, gc=False):
+    """The object of an event of the form ``record``."""
+
+    level: str
+    message: str
+    attributes: dict[str, Any]
 
 
 class _Whole(msgspec.Struct, frozen=True):
@@ -83,81 +89,95 @@ _ours = msgspec.json.Decoder(_Ours).decode
 
 
 class Encoder:
-    """Makes the texts of records. ``parsed`` says whether records or lines; ``resource`` whether that goes along."""
+    """Makes events of records. ``parsed`` says whether records or lines; ``resource`` whether that goes along."""
 
     def __init__(self, *, parsed: bool, resource: bool) -> None:
         self._parsed = parsed
         self._resource = resource
-        self._ends: dict[tuple[Resource, str], str] = {}
+        self._shells: dict[tuple[str, Resource, str], Shell] = {}
 
-    def texts(self, batch: Batch) -> list[str]:
-        """Make the text of every record. Raises TypeError for attributes that JSON cannot hold at all."""
+    def events(self, batch: Batch) -> Events:
+        """Make the event of every record. Raises TypeError for attributes that JSON cannot hold at all."""
         try:
-            records = self._parsed and batch.parsed
-            make = self._records if records else self._lines
-            texts = make(batch, self._tails(batch, level=not records))
-            whole = "".join(texts)
-            if not whole.isascii():
-                whole.encode()
+            if self._parsed and batch.messages is not None:
+                objects = _records(batch)
+                shells = self._alike(batch, ["record"] * len(batch), level=False)
+            else:
+                objects, forms = _lines(batch)
+                shells = self._alike(batch, forms, level=True)
+                for row, marks in (batch.marks or {}).items():
+                    level = LEVELS[batch.severities[row]] if batch.severities is not None else ""
+                    rest = f'{self._rest(batch.resources[row], level)},"attributes":{_text(marks)}'
+                    shells[row] = shell(forms[row], rest)
+            sizes = list(map(add, _sizes(objects), [one.size for one in shells]))
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
-            return self.texts(cleaned(batch))
-        return texts
+            return self.events(cleaned(batch))
+        return Events(
+            rows=range(len(batch)),
+            times=batch.times,
+            moments=_text(batch.times)[1:-1].split(","),
+            objects=objects,
+            ids=batch.ids,
+            shells=shells,
+            sizes=sizes,
+        )
 
-    @staticmethod
-    def _lines(batch: Batch, ends: list[str]) -> list[str]:
-        raws = batch.raws
-        rest = iter(_json_each([raw for raw in raws if not "{" < raw < "|" or raw[-1] != "}"]))
-        return [
-            f'{raw[:-1]},"shipper":{{"form":"line","id":"{id_}","ns":"{moment[-6:]}{end}'
-            if "{" < raw < "|" and raw[-1] == "}" and raw != "{}"
-            else f'{{"message":{next(rest) if raw != "{}" else _EMPTY},"shipper":{{"form":"text","id":"{id_}","ns":"{moment[-6:]}{end}'
-            for raw, id_, moment, end in zip(raws, batch.ids, map(str, batch.times), ends, strict=True)
-        ]
+    def parted(self, events: Events, most: int) -> Events:
+        """Give the events with each that takes more than ``most`` bytes in parts."""
+        if max(events.sizes) <= most:
+            return events
+        return events.replaced(
+            {place: parts(events.text(place), most) for place, size in enumerate(events.sizes) if size > most}
+        )
 
-    @staticmethod
-    def _records(batch: Batch, ends: list[str]) -> list[str]:
-        assert batch.messages is not None
-        assert batch.attributes is not None
-        levels = [LEVELS[severity] for severity in batch.severities or [SEVERITIES["info"]] * len(batch)]
-        return [
-            f'{{"level":"{level}","message":{message},"attributes":{attributes},'
-            f'"shipper":{{"form":"record","id":"{id_}","ns":"{moment[-6:]}{end}'
-            for level, message, attributes, id_, moment, end in zip(
-                levels,
-                _json_each(batch.messages),
-                _json_each(batch.attributes),
-                batch.ids,
-                map(str, batch.times),
-                ends,
-                strict=True,
-            )
-        ]
+    def _alike(self, batch: Batch, forms: list[str], *, level: bool) -> list[Shell]:
+        """Give each row's shell, made once for all of one form, resource and level."""
+        if level and batch.severities is not None:
+            levels = [LEVELS[severity] for severity in batch.severities]
+            keys = list(zip(forms, batch.resources, levels, strict=True))
+            found = {key: self._shell(*key) for key in set(keys)}
+            return [found[key] for key in keys]
+        if len(resources := set(batch.resources)) == 1:
+            (resource,) = resources
+            of_form = {form: self._shell(form, resource, "") for form in set(forms)}
+            return [of_form[form] for form in forms]
+        pairs = list(zip(forms, batch.resources, strict=True))
+        of_both = {pair: self._shell(*pair, "") for pair in set(pairs)}
+        return [of_both[pair] for pair in pairs]
 
-    def _tails(self, batch: Batch, *, level: bool) -> list[str]:
-        """Give what follows the nanoseconds in each row."""
-        if not level or batch.severities is None:
-            ends = {resource: self._end(resource, "") for resource in set(batch.resources)}
-            found = [ends[resource] for resource in batch.resources]
-        else:
-            names = [LEVELS[severity] for severity in batch.severities]
-            pairs = list(zip(batch.resources, names, strict=True))
-            both = {pair: self._end(*pair) for pair in set(pairs)}
-            found = [both[pair] for pair in pairs]
-        if level:
-            for row, marks in (batch.marks or {}).items():
-                found[row] = f'{found[row][:-2]},"attributes":{_text(marks)}}}}}'
-        return found
-
-    def _end(self, resource: Resource, level: str) -> str:
-        found = self._ends.get((resource, level))
+    def _shell(self, form: str, resource: Resource, level: str) -> Shell:
+        found = self._shells.get((form, resource, level))
         if found is None:
-            if len(self._ends) > _MOST_ENDS:
-                self._ends.clear()
-            found = f'","level":"{level}"' if level else '"'
-            if self._resource:
-                found += f',"source":{_text(resource.source)},"resource":{_text(resource.attributes)}'
-            found = self._ends[resource, level] = found + "}}"
+            if len(self._shells) > _MOST_SHELLS:
+                self._shells.clear()
+            found = self._shells[form, resource, level] = shell(form, self._rest(resource, level))
         return found
+
+    def _rest(self, resource: Resource, level: str) -> str:
+        """Give the members behind the nanoseconds."""
+        rest = f',"level":"{level}"' if level else ""
+        if self._resource:
+            rest += f',"source":{_text(resource.source)},"resource":{_text(resource.attributes)}'
+        return rest
+
+
+def _lines(batch: Batch) -> tuple[list[str], list[str]]:
+    """Give the object of each line, which is the line itself where that is one, and its form."""
+    objects = list(batch.raws)
+    forms = ["line"] * len(objects)
+    # An empty object has no member that ours could stand behind.
+    rows = [row for row, raw in enumerate(objects) if not "{" < raw < "|" or raw[-1] != "}" or raw == "{}"]
+    for row, text in zip(rows, _json_each(list(map(_Message, [objects[row] for row in rows]))), strict=True):
+        objects[row] = text
+        forms[row] = "text"
+    return objects, forms
+
+
+def _records(batch: Batch) -> list[str]:
+    assert batch.messages is not None
+    assert batch.attributes is not None
+    levels = [LEVELS[severity] for severity in batch.severities or [SEVERITIES["info"]] * len(batch)]
+    return _json_each(list(map(_Parsed, levels, batch.messages, batch.attributes)))
 
 
 def cleaned(batch: Batch) -> Batch:
@@ -186,8 +206,8 @@ def clean(value: Any) -> Any:
     return value
 
 
-def parts(text: str, most: int) -> list[str]:
-    """Cut the text of an event that takes more than ``most`` bytes into texts of at most that, in order.
+def parts(text: str, most: int) -> list[Part]:
+    """Cut the text of an event that takes more than ``most`` bytes into parts that take at most that, in order.
 
     The same text gives the same parts.
     """
@@ -195,19 +215,12 @@ def parts(text: str, most: int) -> list[str]:
     assert tail is not None
     pieces = [text]
     while True:
-        found = [
-            _text(
-                {
-                    "message": piece,
-                    "shipper": {
-                        "form": "part", "id": tail.id, "ns": tail.ns, "part": number, "parts": len(pieces),
-                        "source": tail.source,
-                    },
-                }
-            )
-            for number, piece in enumerate(pieces, 1)
-        ]  # fmt: skip
-        if max(map(size, found)) <= most:
+        found = []
+        for number, piece in enumerate(pieces, 1):
+            whole = _text(_Message(piece))
+            around = shell("part", f',"part":{number},"parts":{len(pieces)},"source":{_text(tail.source)}')
+            found.append(Part(whole, around, len(whole.encode()) + around.size))
+        if max(part.size for part in found) <= most:
             return found
         # One more than there are, until the largest fits: escaping makes some pieces larger than others.
         count = max(len(pieces) + 1, len(text) // most + 1)
@@ -215,16 +228,11 @@ def parts(text: str, most: int) -> list[str]:
         pieces = [text[start : start + step] for start in range(0, len(text), step)]
 
 
-def size(text: str) -> int:
-    """Give the bytes of a text as UTF-8, which is how CloudWatch counts."""
-    return len(text) if text.isascii() else len(text.encode())
-
-
-def sizes(texts: Sequence[str]) -> list[int]:
-    """Give the bytes of each text."""
-    if "".join(texts).isascii():
+def _sizes(texts: Sequence[str]) -> list[int]:
+    """Give the bytes of each text as UTF-8, which is how CloudWatch counts. Raises UnicodeEncodeError."""
+    if all(map(str.isascii, texts)):
         return list(map(len, texts))
-    return list(map(size, texts))
+    return [len(text) if text.isascii() else len(text.encode()) for text in texts]
 
 
 def read_tail(text: str) -> Tail | None:
@@ -260,7 +268,7 @@ def read(text: str, millis: int, resource: Resource | None, *, raws: bool) -> Re
         raw = _text({**attributes, "level": level, "message": message})
     return Record(
         id=tail.id,
-        time_ns=millis * _MILLI + int(tail.ns),
+        time_ns=millis * MILLI + int(tail.ns),
         severity=SEVERITIES.get(level, SEVERITIES["info"]),
         message=message,
         attributes=attributes,
@@ -290,7 +298,3 @@ def _json_each(values: Sequence[Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     return _encode(value).decode()
-
-
-#: What the line ``{}`` is as a message: it has no member that ours could stand behind.
-_EMPTY = '"{}"'

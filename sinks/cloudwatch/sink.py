@@ -5,12 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import time
-from bisect import bisect_left, bisect_right
-from itertools import accumulate
-from operator import gt
 from typing import TYPE_CHECKING, ClassVar
-
-import msgspec
 
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
@@ -18,27 +13,23 @@ from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.config import CloudwatchConfig
-from sinks.cloudwatch.encode import OVERHEAD, Event
+from sinks.cloudwatch.events import MILLI
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from shipper.record import Batch, Resource
     from sinks.cloudwatch.client import Client
+    from sinks.cloudwatch.events import Events
 
-#: What one PutLogEvents takes (its API reference): bytes, counted as UTF-8 plus `OVERHEAD` an event; events; and
-#: milliseconds from the first event to the last, of which we stay one below.
-BYTES, EVENTS, SPAN = 1_048_576, 10_000, 86_400_000
 #: How far in milliseconds an event may lie back and ahead (API reference of PutLogEvents).
 OLDEST, NEWEST = 14 * 86_400_000, 2 * 3_600_000
 #: Milliseconds by which our clock may be wrong: within them the service is asked, and its answer holds. A signature
 #: that is further off is refused anyhow.
 _DOUBT = 300_000
-_MILLI = 1_000_000
 _MISSING = "ResourceNotFoundException"
 
 _log = logging.getLogger(__name__)
-_encode = msgspec.json.encode
 
 
 class CloudwatchSink(Sink):
@@ -54,7 +45,7 @@ class CloudwatchSink(Sink):
         self._now = now
         self._group = config.group_template()
         self._stream = config.stream_template()
-        self._most = parse_size(config.max_event_size) - OVERHEAD
+        self._most = parse_size(config.max_event_size)
         self._encoder = encode.Encoder(parsed=self.wants_parse, resource=config.metadata == "all")
         self._places: dict[Resource, tuple[str, str]] = {}
         #: Groups that we created and whose retention is still to be set.
@@ -76,26 +67,26 @@ class CloudwatchSink(Sink):
         outcome = Outcome(len(batch))
         if not len(batch):
             return
-        millis = [time_ns // _MILLI for time_ns in batch.times]
-        rows = self._in_time(millis, outcome)
-        texts = self._encoder.texts(batch)
+        events = self._encoder.events(batch)
+        rows = self._in_time(batch.times, outcome)
         try:
             for (group, stream), mine in self._by_place(batch.resources, rows).items():
-                self._put_all(group, stream, _Events(mine, millis, texts, self._most), outcome)
+                own = events if len(mine) == len(batch) else events.pick(mine)
+                self._put_all(group, stream, self._encoder.parted(own.in_order(), self._most), outcome)
         finally:
             if outcome.stopped is not None and _stale(outcome.stopped):
                 self._release()
         outcome.close()
 
-    def _in_time(self, millis: Sequence[int], outcome: Outcome) -> Sequence[int]:
+    def _in_time(self, times: Sequence[int], outcome: Outcome) -> Sequence[int]:
         """Give the rows that the service may take by their age; refuse all others."""
         now = int(self._now() * 1000)
-        least, most = now - OLDEST - _DOUBT, now + NEWEST + _DOUBT
-        if least <= min(millis) and max(millis) <= most:
-            return range(len(millis))
+        least, end = (now - OLDEST - _DOUBT) * MILLI, (now + NEWEST + _DOUBT + 1) * MILLI
+        if least <= min(times) and max(times) < end:
+            return range(len(times))
         rows = []
-        for row, at in enumerate(millis):
-            if least <= at <= most:
+        for row, at in enumerate(times):
+            if least <= at < end:
                 rows.append(row)
             elif at < least:
                 outcome.refuse(row, _too_old())
@@ -121,7 +112,7 @@ class CloudwatchSink(Sink):
             place = self._places[resource] = (self._group.name(resource), self._stream.name(resource))
         return place
 
-    def _put_all(self, group: str, stream: str, events: _Events, outcome: Outcome) -> None:
+    def _put_all(self, group: str, stream: str, events: Events, outcome: Outcome) -> None:
         refused: set[int] = set()  # the parts of one record may stand in two requests
         for start, end in events.requests():
             rows = events.rows[start:end]
@@ -129,14 +120,14 @@ class CloudwatchSink(Sink):
                 outcome.skip([row for row in rows if row not in refused])
                 continue
             try:
-                rejected = self._put(group, stream, lambda target: events.request(target, start, end))  # noqa: B023
+                rejected = self._put(group, stream, lambda target: events.body(target, start, end))  # noqa: B023
             except SinkError as error:
                 outcome.fail(sorted(set(rows) - refused), error)
                 refused.update(rows)
             else:
                 _refuse(rejected, rows, outcome)
 
-    def _put(self, group: str, stream: str, make: Callable[[dict[str, str]], bytes]) -> Mapping[str, int]:
+    def _put(self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes]]) -> Mapping[str, int]:
         assert self._client is not None
         if group in self._unset:
             self._set_retention(group)
@@ -212,53 +203,6 @@ class CloudwatchSink(Sink):
         client, self._client = self._client, None
         if client is not None:
             client.close()
-
-
-class _Events:
-    """The events of one stream in the order of time: ``rows`` they are of, a row more than once if sent in parts."""
-
-    def __init__(self, rows: Sequence[int], millis: Sequence[int], texts: Sequence[str], most: int) -> None:
-        if len(rows) < len(texts):
-            millis, texts = [millis[row] for row in rows], [texts[row] for row in rows]
-        self.rows, self._millis, self._texts = rows, millis, texts
-        self._sizes = encode.sizes(texts)
-        if max(self._sizes) > most:
-            self._split(most)
-        if any(map(gt, self._millis, self._millis[1:])):
-            # Stable, so that records of one millisecond keep the order of the batch.
-            order = sorted(range(len(self._millis)), key=self._millis.__getitem__)
-            self.rows = [self.rows[place] for place in order]
-            self._millis = [self._millis[place] for place in order]
-            self._texts = [self._texts[place] for place in order]
-            self._sizes = [self._sizes[place] for place in order]
-
-    def _split(self, most: int) -> None:
-        """Send in parts what is too large for one event."""
-        rows: list[int] = []
-        millis: list[int] = []
-        texts: list[str] = []
-        for row, at, text, size in zip(self.rows, self._millis, self._texts, self._sizes, strict=True):
-            pieces = [text] if size <= most else encode.parts(text, most)
-            rows += [row] * len(pieces)
-            millis += [at] * len(pieces)
-            texts += pieces
-        self.rows, self._millis, self._texts, self._sizes = rows, millis, texts, encode.sizes(texts)
-
-    def requests(self) -> Iterator[tuple[int, int]]:
-        """Cut into what one request takes: ranges of events."""
-        ends = list(accumulate([size + OVERHEAD for size in self._sizes]))
-        start = before = 0
-        while start < len(ends):
-            in_bytes = bisect_right(ends, before + BYTES)
-            in_time = bisect_left(self._millis, self._millis[start] + SPAN)
-            end = min(in_bytes, start + EVENTS, in_time)
-            yield start, end
-            before = ends[end - 1]
-            start = end
-
-    def request(self, target: dict[str, str], start: int, end: int) -> bytes:
-        """Make a request of a range of events; ``target`` names group and stream."""
-        return _encode({**target, "logEvents": list(map(Event, self._millis[start:end], self._texts[start:end]))})
 
 
 def connect(config: CloudwatchConfig, *, reads: bool = False) -> Client:

@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+from functools import lru_cache
+from itertools import groupby, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -223,20 +223,20 @@ def _value(word: str, resource: Resource, level: str) -> str:
     return resource.attributes.get(WORDS.get(word, word), "")
 
 
-# JSON. Entries are written some hundred at once, as one flat array of time, line and id; a mark behind each id, which no
-# line can hold because nobody knows it, then becomes the metadata that all share and the brackets around each entry. The
-# pieces go into the compression one by one while they are in the processor's cache: the whole is nowhere in memory.
+# JSON. Entries are written some hundred at once, as tuples of time, line and metadata, of which all but the id is written
+# once for all: its first value stands for that and the pairs behind it. The pieces go into the compression one by one
+# while they are in the processor's cache: the whole is nowhere in memory.
 
-_MARK = secrets.token_hex(16)
-_MARKED = f',"":"{_MARK}"}}'.encode()
 #: Entries of one piece.
 _PIECE = 128
 _GZIP, _FAST = 31, 1
 
 
-class _Id(msgspec.Struct, gc=False):
-    id: str
-    mark: str = msgspec.field(default=_MARK, name="")
+@lru_cache(maxsize=256)
+def _beside(name: str) -> type[msgspec.Struct]:
+    """Give the type of metadata whose second pair has this name."""
+    fields = [("id", str), ("rest", msgspec.Raw)]
+    return msgspec.defstruct("_Beside", fields, rename={"rest": name}, gc=False)
 
 
 def json_body(runs: Sequence[Run], *, ids: bool) -> tuple[bytes, int]:
@@ -287,10 +287,13 @@ def _values(run: Run, cut: slice, *, ids: bool) -> bytes | memoryview:
         return memoryview(_encode(list(zip(times, run.lines[cut], beside, strict=True))))[1:-1]
     if not ids:
         return memoryview(_encode(list(zip(times, run.lines[cut], strict=True))))[1:-1]
-    flat: list[Any] = [0] * (3 * len(times) + 1)  # the last is cut off again: so each id has a comma behind it
-    flat[:-1:3], flat[1::3], flat[2::3] = times, run.lines[cut], map(_Id, run.ids[cut])
-    beside_all = b"".join([b",%b:%b" % (_encode(name), _encode(value)) for name, value in run.metadata])
-    return memoryview(_encode(flat).replace(_MARKED + b",", beside_all + b"}],["))[: -len(",[0]")]
+    if not run.metadata:
+        besides: Iterable[Any] = [{"id": one} for one in run.ids[cut]]
+    else:
+        (name, value), *others = run.metadata
+        pairs = [b",%b:%b" % (_encode(other), _encode(text)) for other, text in others]
+        besides = map(_beside(name), run.ids[cut], repeat(msgspec.Raw(_encode(value) + b"".join(pairs))))
+    return memoryview(_encode(list(zip(times, run.lines[cut], besides, strict=True))))[1:-1]
 
 
 # Protobuf: push.proto by hand, because it is four messages.
