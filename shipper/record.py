@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import sys
 from array import array
-from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -245,7 +244,10 @@ def make_ids(stamps: Sequence[int], values: Sequence[int]) -> list[str]:
 
 
 def _flat(lists: list[list[T]]) -> list[T]:
-    return list(chain.from_iterable(lists))
+    flat: list[T] = []
+    for one in lists:
+        flat.extend(one)  # a copy of pointers, where chain would go one by one
+    return flat
 
 
 def _selected(marks: dict[int, dict[str, Any]], indexes: Sequence[int] | range) -> dict[int, dict[str, Any]] | None:

@@ -201,7 +201,7 @@ class Client:
                 connect=parse_duration(config.connect_timeout), read=parse_duration(config.timeout)
             )
             try:
-                tls = {"ssl_context": self._tls()} if self.base.startswith("https:") else {}
+                tls = {"ssl_context": self._tls()} if urlsplit(self.base).scheme == "https" else {}
             except (OSError, ssl.SSLError) as error:
                 raise ParkedError(f"{self.what}: cannot use the TLS files: {error}", code="tls") from error
             self._pool = urllib3.connection_from_url(self.base, maxsize=2, timeout=timeout, **tls)
@@ -315,7 +315,7 @@ def examine(
         yield Finding(what, "fail", str(error), "check the endpoint, the network and the certificate files")
         return
     yield Finding("reachable", "ok", f"{client.base} answers")
-    if client.base.startswith("https:"):
+    if urlsplit(client.base).scheme == "https":
         yield Finding("tls", "ok", "encrypted, the certificate is accepted")
     else:
         yield Finding("tls", "warn", "not encrypted", "use an https endpoint if anybody else can listen")

@@ -236,9 +236,10 @@ def test_client_certificate_is_shown(authority: Authority) -> None:
     server.close()
 
 
-def test_unusable_tls_file_parks_and_names_it() -> None:
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_unusable_tls_file_parks_and_names_it(scheme: str) -> None:
     with pytest.raises(ParkedError, match="TLS files"):
-        client(1, "https", ca_file="/nowhere/ca.pem").request("GET", "/")
+        client(1, scheme, ca_file="/nowhere/ca.pem").request("GET", "/")
 
 
 # Findings
