@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import struct
 from itertools import chain, islice, repeat
-from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 _MAX_KEYS = 1_024  # keys whose heads are kept; beyond it they are dropped, which bounds memory
 _MAX_TEXTS = 8_192  # values whose fields are kept, of all keys together
-_MAX_SHORT = 256  # values of fewer bytes have their heads kept
+_MAX_SHORT = 256  # fields of fewer bytes are kept
 _packed = msgspec.msgpack.Encoder().encode
 _double = struct.Struct("<d").pack
 _SAMPLE = 64  # values of a column that say whether it is worth looking for equal ones
@@ -55,12 +54,6 @@ def message(tag: int, *parts: bytes) -> bytes:
     return b"".join((bytes((tag,)), varint(sum(map(len, parts))), *parts))
 
 
-def _body_head(length: int) -> bytes:
-    """Give what stands in front of a body's text."""
-    inner = b"\x0a" + varint(length)
-    return b"\x2a" + varint(len(inner) + length) + inner
-
-
 _SEVERITIES = [b"\x10" + varint(number or 9) + message(0x1A, text.encode()) for number, text in enumerate(values.TEXTS)]
 _SCOPE = message(0x0A, message(0x0A, values.SCOPE.encode()))
 _KNOWN = 1 << 14
@@ -71,52 +64,67 @@ _CONTINUED = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_KNOW
 _UID_HEAD = b"\x32" + varint(len(values.UID) + 42) + message(0x0A, values.UID.encode()) + b"\x12\x26\x0a\x24"
 #: Both times and the id, with what stands in front of each: the part of a record whose length never changes.
 _fixed = struct.Struct(f"<BQBQ{len(_UID_HEAD)}s36s").pack
-_BODIES = [_body_head(length) for length in range(_MAX_SHORT)]
 
 
-class _Records(dict[int, bytes]):
-    """What stands in front of a LogRecord, by its length."""
+class _Heads(dict[int, bytes]):
+    """What stands in front of a value, by the length of the value: the tag and length of each message around it.
+
+    ``kind`` is the value's tag in an AnyValue, ``tag`` that of the field that holds the AnyValue. With ``outer`` that
+    field stands behind ``name`` in a message with this tag. Heads of values of fewer than ``most`` bytes are kept.
+    """
+
+    def __init__(self, kind: bytes, tag: bytes, *, name: bytes = b"", outer: bytes = b"", most: int = 256) -> None:
+        self._kind = kind
+        self._tag = tag
+        self._name = name
+        self._outer = outer
+        self._most = most
 
     def __missing__(self, size: int) -> bytes:
-        head = b"\x12" + varint(size)
-        if size < _KNOWN:
+        inner = self._kind if self._kind in {_ANY, _INT} else self._kind + varint(size)
+        head = self._name + self._tag + varint(len(inner) + size) + inner
+        if self._outer:
+            head = self._outer + varint(len(head) + size) + head
+        if size < self._most:
             self[size] = head
         return head
-
-
-_RECORD_HEADS = _Records()
 
 
 class Encoder:
     """Encodes records and requests. ``original`` adds the line as it was written where the message differs."""
 
     content_type: ClassVar[str] = "application/x-protobuf"
+    #: The most bytes that stand in front of a record: a tag, and a length of at most 5 bytes.
+    between: ClassVar[int] = 6
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
         self._resources = values.Kept(_resource)
-        self._pairs = Pairs(0x32, names=values.named, inner=Pairs(0x0A, names=str))
+        self._pairs = Pairs(b"\x32", names=values.named, inner=Pairs(b"\x0a", names=str))
+        self._bodies = _Heads(_TEXT, b"\x2a", most=1_024)
+        self._heads = _Heads(_ANY, b"\x12", most=_KNOWN)
 
     def records(self, batch: Batch) -> list[bytes]:
-        """Encode each record as a field of ScopeLogs."""
-        count = len(batch)
-        raws = batch.raws
-        messages = batch.messages if batch.messages is not None else raws
-        severities = batch.severities if batch.severities is not None else [9] * count
+        """Encode each record as a LogRecord."""
+        messages = batch.messages if batch.messages is not None else batch.raws
+        severities = batch.severities if batch.severities is not None else [9] * len(batch)
         ids = "\n".join(batch.ids).encode().split(b"\n")
         times, stamps = values.times(batch.times), values.times(batch.stamps)
         bodies = _encoded(messages)
-        heads = [_BODIES[size] if (size := len(body)) < _MAX_SHORT else _body_head(size) for body in bodies]
-        levels = map(_SEVERITIES.__getitem__, severities)
-        fixed = map(_fixed, repeat(0x09), times, repeat(0x59), stamps, repeat(_UID_HEAD), ids)
-        details = self._pairs.encode(batch.attributes) if batch.attributes is not None else repeat(b"", count)
-        rows = list(map(b"".join, zip(levels, heads, bodies, fixed, details, strict=True)))
+        columns = (
+            map(_SEVERITIES.__getitem__, severities),
+            map(self._bodies.__getitem__, map(len, bodies)),
+            bodies,
+            map(_fixed, repeat(0x09), times, repeat(0x59), stamps, repeat(_UID_HEAD), ids),
+            self._pairs.encode(batch.attributes) if batch.attributes is not None else repeat(b"", len(batch)),
+        )
+        rows = list(map(b"".join, zip(*columns, strict=True)))
         if self._original:
             rows = [
                 row if raw == text else row + _pair(0x32, values.ORIGINAL, raw)
-                for row, raw, text in zip(rows, raws, messages, strict=True)
+                for row, raw, text in zip(rows, batch.raws, messages, strict=True)
             ]
-        return list(map(add, map(_RECORD_HEADS.__getitem__, map(len, rows)), rows))
+        return rows
 
     def resources(self, resources: list[Resource]) -> list[bytes]:
         """Encode each resource as a field of ResourceLogs."""
@@ -127,15 +135,17 @@ class Encoder:
         """Give the most bytes that a resource adds to a request beside its records."""
         return len(resource) + len(_SCOPE) + 12  # two tags and two lengths of at most 5 bytes
 
-    @staticmethod
-    def request(groups: Sequence[tuple[bytes, Sequence[bytes]]]) -> bytes:
+    def request(self, groups: Sequence[tuple[bytes, Sequence[bytes]]]) -> bytes:
         """Encode a request of resources and their records."""
         pieces: list[bytes] = []
         for resource, records in groups:
-            inner = len(_SCOPE) + sum(map(len, records))
+            fields = [b""] * (2 * len(records))
+            fields[::2] = map(self._heads.__getitem__, map(len, records))
+            fields[1::2] = records
+            inner = len(_SCOPE) + sum(map(len, fields))
             length = varint(inner)
             pieces += (b"\x0a", varint(len(resource) + 1 + len(length) + inner), resource, b"\x12", length, _SCOPE)
-            pieces += records
+            pieces += fields
         return b"".join(pieces)
 
 
@@ -146,13 +156,13 @@ class Pairs:
     one or two columns of pieces, a text's head and the text, say; only whole rows are joined.
     """
 
-    def __init__(self, tag: int, *, names: Callable[[str], str], inner: Pairs | None = None) -> None:
+    def __init__(self, tag: bytes, *, names: Callable[[str], str], inner: Pairs | None = None) -> None:
         """Take the field's tag, how keys are named, and what encodes the objects among the values: itself by default."""
         self._tag = tag
         self._names = names
         self._inner = inner or self
         self._heads: dict[str, _Place] = {}
-        self._item = _Place(b"", 0x0A)
+        self._item = _Place(b"\x0a")
         self._kept = 0
 
     def encode(self, objects: Sequence[dict[str, Any]], depth: int = 1) -> list[bytes]:
@@ -185,8 +195,8 @@ class Pairs:
         if place is None:
             if len(self._heads) >= _MAX_KEYS:
                 self._heads.clear()
-            tag = bytes((self._tag,))
-            place = self._heads[key] = _Place(message(0x0A, _utf8(self._names(key))), 0x12, tag)
+            name = message(0x0A, _utf8(self._names(key)))
+            place = self._heads[key] = _Place(b"\x12", name=name, outer=self._tag)
         return place
 
     def _fields(self, place: _Place, column: Sequence[Any], depth: int) -> list[list[bytes]]:
@@ -267,33 +277,14 @@ class _Place:
     ``known`` has the whole field of texts that were met often. Only texts: nothing else is equal to one.
     """
 
-    def __init__(self, name: bytes, tag: int, outer: bytes = b"") -> None:
+    def __init__(self, tag: bytes, *, name: bytes = b"", outer: bytes = b"") -> None:
         """Take the tag of the field that holds a value and, if that is in a KeyValue, the key's field and its tag."""
         self.known: dict[str, bytes] = {}
-        self._heads = {kind: _Heads(kind, name, tag, outer) for kind in (_ANY, _TEXT, _INT, _LIST, _OBJECT)}
+        self._heads = {kind: _Heads(kind, tag, name=name, outer=outer) for kind in (_ANY, _TEXT, _INT, _LIST, _OBJECT)}
 
     def pieces(self, kind: bytes, data: list[bytes]) -> list[list[bytes]]:
         """Give a column of what stands in front of values of one kind, and the values."""
         return [list(map(self._heads[kind].__getitem__, map(len, data))), data]
-
-
-class _Heads(dict[int, bytes]):
-    """What stands in front of a value, by the length of the value."""
-
-    def __init__(self, kind: bytes, name: bytes, tag: int, outer: bytes) -> None:
-        self._kind = kind
-        self._name = name
-        self._tag = tag
-        self._outer = outer
-
-    def __missing__(self, size: int) -> bytes:
-        inner = self._kind if self._kind in {_ANY, _INT} else self._kind + varint(size)
-        head = self._name + bytes((self._tag,)) + varint(len(inner) + size) + inner
-        if self._outer:
-            head = self._outer + varint(len(head) + size) + head
-        if size < _MAX_SHORT:
-            self[size] = head
-        return head
 
 
 def _varints(column: Sequence[int], most: int) -> list[bytes]:
