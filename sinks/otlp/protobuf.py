@@ -57,9 +57,10 @@ def message(tag: int, *parts: bytes) -> bytes:
 _SEVERITIES = [b"\x10" + varint(number or 9) + message(0x1A, text.encode()) for number, text in enumerate(values.TEXTS)]
 _SCOPE = message(0x0A, message(0x0A, values.SCOPE.encode()))
 _KNOWN = 1 << 14
-_LENGTHS = [varint(length) for length in range(_KNOWN)]
+_BYTES = [bytes((byte,)) for byte in range(0x100)]
+_LENGTHS = _BYTES[:0x80] + [low + high for high in _BYTES[1:0x80] for low in _BYTES[0x80:]]
 #: The lowest 14 bits of a number that has more.
-_CONTINUED = [bytes((low & 0x7F | 0x80, low >> 7 | 0x80)) for low in range(_KNOWN)]
+_CONTINUED = [low + high for high in _BYTES[0x80:] for low in _BYTES[0x80:]]
 #: What stands in front of an id, which has 36 characters.
 _UID_HEAD = b"\x32" + varint(len(values.UID) + 42) + message(0x0A, values.UID.encode()) + b"\x12\x26\x0a\x24"
 #: Both times and the id, with what stands in front of each: the part of a record whose length never changes.
