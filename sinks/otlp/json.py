@@ -34,6 +34,8 @@ class Encoder:
     """Encodes records and requests. ``original`` adds the line as it was written where the message differs."""
 
     content_type: ClassVar[str] = "application/json"
+    #: The most bytes that stand in front of a record: a comma.
+    between: ClassVar[int] = 1
 
     def __init__(self, *, original: bool) -> None:
         self._original = original

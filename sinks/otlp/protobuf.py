@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import struct
 from itertools import chain, islice, repeat
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -29,11 +28,12 @@ if TYPE_CHECKING:
 
 _MAX_KEYS = 1_024  # keys whose heads are kept; beyond it they are dropped, which bounds memory
 _MAX_TEXTS = 8_192  # values whose fields are kept, of all keys together
-_MAX_SHORT = 256  # texts of fewer bytes have their heads kept
-_times = struct.Struct("<BQBQ").pack
-_double = struct.Struct("<d").pack
+_MAX_SHORT = 256  # fields of fewer bytes are kept
 _packed = msgspec.msgpack.Encoder().encode
+_double = struct.Struct("<d").pack
 _SAMPLE = 64  # values of a column that say whether it is worth looking for equal ones
+#: Tags in an AnyValue: ``_ANY`` for a value that brings its own.
+_ANY, _TEXT, _INT, _LIST, _OBJECT = b"", b"\x0a", b"\x18", b"\x2a", b"\x32"
 _WIRE = {0: "varint", 1: "fixed64", 2: "bytes", 5: "fixed32"}
 
 
@@ -54,52 +54,78 @@ def message(tag: int, *parts: bytes) -> bytes:
     return b"".join((bytes((tag,)), varint(sum(map(len, parts))), *parts))
 
 
-def _body_head(length: int) -> bytes:
-    """Give what stands in front of a body's text."""
-    inner = b"\x0a" + varint(length)
-    return b"\x2a" + varint(len(inner) + length) + inner
-
-
 _SEVERITIES = [b"\x10" + varint(number or 9) + message(0x1A, text.encode()) for number, text in enumerate(values.TEXTS)]
 _SCOPE = message(0x0A, message(0x0A, values.SCOPE.encode()))
 _KNOWN = 1 << 14
-_LENGTHS = [varint(length) for length in range(_KNOWN)]
-_UID = len(values.UID)
-_UID_HEAD = (
-    b"\x32" + varint(_UID + 42) + message(0x0A, values.UID.encode()) + b"\x12\x26\x0a\x24"
-)  # an id has 36 characters
-_BODIES = [_body_head(length) for length in range(_MAX_SHORT)]
+_BYTES = [bytes((byte,)) for byte in range(0x100)]
+_LENGTHS = _BYTES[:0x80] + [low + high for high in _BYTES[1:0x80] for low in _BYTES[0x80:]]
+#: The lowest 14 bits of a number that has more.
+_CONTINUED = [low + high for high in _BYTES[0x80:] for low in _BYTES[0x80:]]
+#: What stands in front of an id, which has 36 characters.
+_UID_HEAD = b"\x32" + varint(len(values.UID) + 42) + message(0x0A, values.UID.encode()) + b"\x12\x26\x0a\x24"
+#: Both times and the id, with what stands in front of each: the part of a record whose length never changes.
+_fixed = struct.Struct(f"<BQBQ{len(_UID_HEAD)}s36s").pack
+
+
+class _Heads(dict[int, bytes]):
+    """What stands in front of a value, by the length of the value: the tag and length of each message around it.
+
+    ``kind`` is the value's tag in an AnyValue, ``tag`` that of the field that holds the AnyValue. With ``outer`` that
+    field stands behind ``name`` in a message with this tag. Heads of values of fewer than ``most`` bytes are kept.
+    """
+
+    def __init__(self, kind: bytes, tag: bytes, *, name: bytes = b"", outer: bytes = b"", most: int = 256) -> None:
+        self._kind = kind
+        self._tag = tag
+        self._name = name
+        self._outer = outer
+        self._most = most
+
+    def __missing__(self, size: int) -> bytes:
+        inner = self._kind if self._kind in {_ANY, _INT} else self._kind + varint(size)
+        head = self._name + self._tag + varint(len(inner) + size) + inner
+        if self._outer:
+            head = self._outer + varint(len(head) + size) + head
+        if size < self._most:
+            self[size] = head
+        return head
 
 
 class Encoder:
     """Encodes records and requests. ``original`` adds the line as it was written where the message differs."""
 
     content_type: ClassVar[str] = "application/x-protobuf"
+    #: The most bytes that stand in front of a record: a tag, and a length of at most 5 bytes.
+    between: ClassVar[int] = 6
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
         self._resources = values.Kept(_resource)
-        self._pairs = Pairs(0x32, names=values.named, inner=Pairs(0x0A, names=str))
+        self._pairs = Pairs(b"\x32", names=values.named, inner=Pairs(b"\x0a", names=str))
+        self._bodies = _Heads(_TEXT, b"\x2a", most=1_024)
+        self._heads = _Heads(_ANY, b"\x12", most=_KNOWN)
 
     def records(self, batch: Batch) -> list[bytes]:
-        """Encode each record as a field of ScopeLogs."""
-        count = len(batch)
-        raws = batch.raws
-        messages = batch.messages if batch.messages is not None else raws
-        severities = batch.severities if batch.severities is not None else [9] * count
+        """Encode each record as a LogRecord."""
+        messages = batch.messages if batch.messages is not None else batch.raws
+        severities = batch.severities if batch.severities is not None else [9] * len(batch)
         ids = "\n".join(batch.ids).encode().split(b"\n")
-        times = map(_times, repeat(0x09), values.times(batch.times), repeat(0x59), values.times(batch.stamps))
+        times, stamps = values.times(batch.times), values.times(batch.stamps)
         bodies = _encoded(messages)
-        heads = [_BODIES[size] if (size := len(body)) < _MAX_SHORT else _body_head(size) for body in bodies]
-        details = self._pairs.encode(batch.attributes) if batch.attributes is not None else repeat(b"")
-        levels = map(_SEVERITIES.__getitem__, severities)
-        rows = list(map(b"".join, zip(times, levels, heads, bodies, repeat(_UID_HEAD), ids, details)))
+        columns = (
+            map(_SEVERITIES.__getitem__, severities),
+            map(self._bodies.__getitem__, map(len, bodies)),
+            bodies,
+            map(_fixed, repeat(0x09), times, repeat(0x59), stamps, repeat(_UID_HEAD), ids),
+            self._pairs.encode(batch.attributes) if batch.attributes is not None else repeat(b"", len(batch)),
+        )
+        rows = list(map(b"".join, zip(*columns, strict=True)))
         if self._original:
             rows = [
                 row if raw == text else row + _pair(0x32, values.ORIGINAL, raw)
-                for row, raw, text in zip(rows, raws, messages, strict=True)
+                for row, raw, text in zip(rows, batch.raws, messages, strict=True)
             ]
-        return [b"\x12" + (_LENGTHS[size] if (size := len(row)) < _KNOWN else varint(size)) + row for row in rows]
+        return rows
 
     def resources(self, resources: list[Resource]) -> list[bytes]:
         """Encode each resource as a field of ResourceLogs."""
@@ -110,99 +136,120 @@ class Encoder:
         """Give the most bytes that a resource adds to a request beside its records."""
         return len(resource) + len(_SCOPE) + 12  # two tags and two lengths of at most 5 bytes
 
-    @staticmethod
-    def request(groups: Sequence[tuple[bytes, Sequence[bytes]]]) -> bytes:
+    def request(self, groups: Sequence[tuple[bytes, Sequence[bytes]]]) -> bytes:
         """Encode a request of resources and their records."""
         pieces: list[bytes] = []
         for resource, records in groups:
-            inner = len(_SCOPE) + sum(map(len, records))
+            fields = [b""] * (2 * len(records))
+            fields[::2] = map(self._heads.__getitem__, map(len, records))
+            fields[1::2] = records
+            inner = len(_SCOPE) + sum(map(len, fields))
             length = varint(inner)
             pieces += (b"\x0a", varint(len(resource) + 1 + len(length) + inner), resource, b"\x12", length, _SCOPE)
-            pieces += records
+            pieces += fields
         return b"".join(pieces)
 
 
 class Pairs:
     """Encodes the pairs of many objects at once, as KeyValue fields with ``tag``.
 
-    Objects with the same keys in the same order are one table, whose columns mostly hold one type each: a column of
-    texts costs a few list comprehensions, one of few distinct values a lookup each.
+    Objects with the same keys in the same order are one table, whose columns mostly hold one type each. A column becomes
+    one or two columns of pieces, a text's head and the text, say; only whole rows are joined.
     """
 
-    def __init__(self, tag: int, *, names: Callable[[str], str], inner: Pairs | None = None) -> None:
+    def __init__(self, tag: bytes, *, names: Callable[[str], str], inner: Pairs | None = None) -> None:
         """Take the field's tag, how keys are named, and what encodes the objects among the values: itself by default."""
         self._tag = tag
         self._names = names
         self._inner = inner or self
-        self._heads: dict[str, _Heads] = {}
+        self._heads: dict[str, _Place] = {}
+        self._item = _Place(b"\x0a")
         self._kept = 0
 
     def encode(self, objects: Sequence[dict[str, Any]], depth: int = 1) -> list[bytes]:
         """Give the fields of each object, one behind the other; ``depth`` is that of their values."""
-        rows = [b""] * len(objects)
+        keys = list(map(tuple, objects))
+        if keys.count(keys[0]) == len(keys):
+            return self._alike(keys[0], objects, depth)
         shapes: dict[tuple[str, ...], list[int]] = {}
-        for index, one in enumerate(objects):
-            if one:
-                shapes.setdefault(tuple(one), []).append(index)
+        for index, shape in enumerate(keys):
+            shapes.setdefault(shape, []).append(index)
+        rows = [b""] * len(objects)
         for shape, indexes in shapes.items():
-            alike = [objects[index] for index in indexes]
-            columns = [self._column(key, alike, depth) for key in shape]
-            for index, row in zip(indexes, map(b"".join, zip(*columns, strict=True)), strict=True):
+            alike = self._alike(shape, list(map(objects.__getitem__, indexes)), depth)
+            for index, row in zip(indexes, alike, strict=True):
                 rows[index] = row
         return rows
 
-    def _column(self, key: str, alike: Sequence[dict[str, Any]], depth: int) -> list[bytes]:
-        """Give the field that each of these objects has for a key of theirs."""
-        heads = self._heads.get(key)
-        if heads is None:
+    def _alike(self, shape: tuple[str, ...], objects: Sequence[dict[str, Any]], depth: int) -> list[bytes]:
+        """Give the fields of objects that all have the keys of ``shape``."""
+        if not shape:
+            return [b""] * len(objects)
+        cells = list(chain.from_iterable(map(dict.values, objects)))
+        columns: list[list[bytes]] = []
+        for number, key in enumerate(shape):
+            columns += self._fields(self._place(key), cells[number :: len(shape)], depth)
+        return list(map(b"".join, zip(*columns, strict=True)))
+
+    def _place(self, key: str) -> _Place:
+        place = self._heads.get(key)
+        if place is None:
             if len(self._heads) >= _MAX_KEYS:
                 self._heads.clear()
-            heads = self._heads[key] = _Heads(self._tag, self._names(key))
+            name = message(0x0A, _utf8(self._names(key)))
+            place = self._heads[key] = _Place(b"\x12", name=name, outer=self._tag)
+        return place
+
+    def _fields(self, place: _Place, column: Sequence[Any], depth: int) -> list[list[bytes]]:
+        """Give the pieces of the field that holds each value; ``depth`` counts the lists and objects around, and one."""
         try:
-            return list(map(heads.known.__getitem__, map(itemgetter(key), alike)))
+            return [list(map(place.known.__getitem__, column))]
         except (KeyError, TypeError):  # a text not met before, or no text
-            column = list(map(itemgetter(key), alike))
-        keys, distinct = _few(column)
-        if not distinct:
-            return [heads[len(value)] + value for value in self._values(column, depth)]
-        encoded = self._values(list(distinct.values()), depth)
-        known = {value: heads[len(data)] + data for value, data in zip(distinct, encoded, strict=True)}
-        if type(column[0]) is str:
-            self._keep(heads, known)
-        return list(map(known.__getitem__, keys))
-
-    def _keep(self, heads: _Heads, known: dict[str, bytes]) -> None:
-        if self._kept + len(known) > _MAX_TEXTS:
-            self._kept = 0
-            for one in self._heads.values():
-                one.known.clear()
-        heads.known.update((text, field) for text, field in known.items() if len(field) < _MAX_SHORT)
-        self._kept += len(known)
-
-    def _values(self, column: Sequence[Any], depth: int) -> list[bytes]:
-        """Encode the fields of one AnyValue each; ``depth`` counts the lists and objects around them, and one."""
+            pass
         kinds = set(map(type, column))
         kind = kinds.pop() if len(kinds) == 1 else None
-        if kind is str:
-            return _all_sized(b"\x0a", _encoded(column))
-        if kind is int and min(column) >= 0 and max(column) <= values.INT_MAX:
-            return [b"\x18" + (_LENGTHS[value] if value < _KNOWN else varint(value)) for value in column]
-        if depth <= values.MAX_DEPTH:
-            if kind is dict:
-                return _all_sized(b"\x32", self._inner.encode(column, depth + 1))
-            if kind is list:
-                items = iter(self._items(list(chain.from_iterable(column)), depth + 1))
-                return _all_sized(b"\x2a", [b"".join(islice(items, size)) for size in map(len, column)])
-        return [self._value(value, depth) for value in column]
+        if kind is int and min(column) >= 0 and (most := max(column)) <= values.INT_MAX:
+            return place.pieces(_INT, _varints(column, most))
+        if kind is str or (kind in {dict, list} and depth <= values.MAX_DEPTH):
+            return self._repeated(place, kind, column, depth) or self._pieces(place, kind, column, depth)
+        return place.pieces(_ANY, [self._value(value, depth) for value in column])
 
-    def _items(self, column: list[Any], depth: int) -> list[bytes]:
-        keys, distinct = _few(column)
-        if distinct:
-            known = dict(zip(distinct, _all_sized(b"\x0a", self._values(list(distinct.values()), depth)), strict=True))
-            return [known[value] for value in keys]
-        return _all_sized(b"\x0a", self._values(column, depth))
+    def _pieces(self, place: _Place, kind: type, column: Sequence[Any], depth: int) -> list[list[bytes]]:
+        """Do `_fields` for values that are all texts, all objects or all lists."""
+        if kind is str:
+            return place.pieces(_TEXT, _encoded(column))
+        if kind is dict:
+            return place.pieces(_OBJECT, self._inner.encode(column, depth + 1))
+        return place.pieces(_LIST, self._lists(column, depth + 1))
+
+    def _repeated(self, place: _Place, kind: type, column: Sequence[Any], depth: int) -> list[list[bytes]]:
+        """Do it by encoding each distinct value once; give nothing if they are too many to be worth looking up."""
+        keys, distinct = _few(column, kind)
+        if not distinct:
+            return []
+        pieces = self._pieces(place, kind, list(distinct.values()), depth)
+        fields = dict(zip(distinct, map(b"".join, zip(*pieces, strict=True)), strict=True))
+        if kind is str:
+            self._keep(place, fields)
+        return [list(map(fields.__getitem__, keys))]
+
+    def _keep(self, place: _Place, fields: dict[str, bytes]) -> None:
+        if self._kept + len(fields) > _MAX_TEXTS:
+            self._kept = 0
+            for one in (*self._heads.values(), self._item):
+                one.known.clear()
+        place.known.update((text, field) for text, field in fields.items() if len(field) < _MAX_SHORT)
+        self._kept += len(fields)
+
+    def _lists(self, column: Sequence[list[Any]], depth: int) -> list[bytes]:
+        """Give the items of each list as fields of an ArrayValue."""
+        sizes = list(map(len, column))
+        pieces = self._fields(self._item, list(chain.from_iterable(column)), depth) if any(sizes) else []
+        items = chain.from_iterable(zip(*pieces, strict=True))
+        return [b"".join(islice(items, size * len(pieces))) for size in sizes]
 
     def _value(self, value: Any, depth: int) -> bytes:
+        """Encode one AnyValue."""
         if isinstance(value, str):
             return message(0x0A, _utf8(value))
         if value is None:
@@ -218,61 +265,56 @@ class Pairs:
         if isinstance(value, dict | list | tuple):
             if depth > values.MAX_DEPTH:
                 return message(0x0A, values.deep(value).encode())
-            plain = {str(key): item for key, item in value.items()} if isinstance(value, dict) else list(value)
-            return self._values([plain], depth)[0]
+            if isinstance(value, dict):
+                plain = {str(key): item for key, item in value.items()}
+                return message(0x32, *self._inner.encode([plain], depth + 1))
+            return message(0x2A, *self._lists([list(value)], depth + 1))
         return message(0x0A, _utf8(str(value)))
 
 
-class _Heads(dict[int, bytes]):
-    """What stands in front of the value of a pair, by the length of the value, for one key.
+class _Place:
+    """Where values stand: in a list, or under a key.
 
     ``known`` has the whole field of texts that were met often. Only texts: nothing else is equal to one.
     """
 
-    def __init__(self, tag: int, key: str) -> None:
+    def __init__(self, tag: bytes, *, name: bytes = b"", outer: bytes = b"") -> None:
+        """Take the tag of the field that holds a value and, if that is in a KeyValue, the key's field and its tag."""
         self.known: dict[str, bytes] = {}
-        self._tag = tag
-        self._name = message(0x0A, _utf8(key)) + b"\x12"
+        self._heads = {kind: _Heads(kind, tag, name=name, outer=outer) for kind in (_ANY, _TEXT, _INT, _LIST, _OBJECT)}
 
-    def __missing__(self, size: int) -> bytes:
-        length = varint(size)
-        head = bytes((self._tag,)) + varint(len(self._name) + len(length) + size) + self._name + length
-        if size < _MAX_SHORT:
-            self[size] = head
-        return head
+    def pieces(self, kind: bytes, data: list[bytes]) -> list[list[bytes]]:
+        """Give a column of what stands in front of values of one kind, and the values."""
+        return [list(map(self._heads[kind].__getitem__, map(len, data))), data]
 
 
-#: Not float: 0.0 and -0.0 are one key of a dict.
-_HASHED = {str, int, bool}
+def _varints(column: Sequence[int], most: int) -> list[bytes]:
+    """Encode numbers of 0 to ``most``, two bytes at a time."""
+    if most < _KNOWN:
+        return list(map(_LENGTHS.__getitem__, column))
+    if most < _KNOWN << 14:
+        return [
+            _LENGTHS[number] if number < _KNOWN else _CONTINUED[number & 0x3FFF] + _LENGTHS[number >> 14]
+            for number in column
+        ]
+    return list(map(varint, column))
 
 
-def _few(column: Sequence[Any]) -> tuple[Sequence[Any], dict[Any, Any]]:
+def _few(column: Sequence[Any], kind: type) -> tuple[Sequence[Any], dict[Any, Any]]:
     """Give a key for each value, and the distinct values by key if they are few enough to be worth looking up.
 
-    Only values of one type are compared, because 1 and True are one key of a dict. Lists and objects are compared as
-    MessagePack, which tells all types apart.
+    Lists and objects are compared as MessagePack, which tells all types apart: 1 and True are equal to Python.
     """
-    kinds = set(map(type, column))
-    kind = kinds.pop() if len(kinds) == 1 else None
-    if kind in _HASHED:
-        keys: Sequence[Any] = column
-        if 2 * len(set(column[:_SAMPLE])) > len(column[:_SAMPLE]):
+    keys, sample = column, column[:_SAMPLE]
+    try:
+        if 2 * len(set(sample if kind is str else map(_packed, sample))) > len(sample):
             return keys, {}
-    elif kind is list or kind is dict:
-        try:
-            if 2 * len(set(map(_packed, column[:_SAMPLE]))) > len(column[:_SAMPLE]):
-                return column, {}
+        if kind is not str:
             keys = list(map(_packed, column))
-        except (ValueError, TypeError, OverflowError, RecursionError):  # what MessagePack does not hold
-            return column, {}
-    else:
-        return column, {}
+    except (ValueError, TypeError, OverflowError, RecursionError):  # what MessagePack does not hold
+        return keys, {}
     distinct = dict(zip(keys, column, strict=True))
     return keys, distinct if 2 * len(distinct) <= len(column) else {}
-
-
-def _all_sized(tag: bytes, parts: list[bytes]) -> list[bytes]:
-    return [tag + (_LENGTHS[size] if (size := len(data)) < _KNOWN else varint(size)) + data for data in parts]
 
 
 def _resource(resource: Resource) -> bytes:

@@ -90,22 +90,22 @@ class OtlpSink(Sink):
 
     def _requests(self, records: list[bytes], resources: list[bytes]) -> Iterator[range]:
         """Cut the batch, in order, into requests within the limits."""
-        most = self._most_bytes
-        size = sum(map(len, records)) + len(records) + sum(map(self._encoder.overhead, set(resources)))
+        most, between = self._most_bytes, self._encoder.between
+        size = sum(map(len, records)) + between * len(records) + sum(map(self._encoder.overhead, set(resources)))
         if size <= most and len(records) <= self._most_records:
             yield range(len(records))
             return
         start = size = 0
         seen: set[bytes] = set()
         for row, (record, resource) in enumerate(zip(records, resources, strict=True)):
-            more = len(record) + 1  # JSON's comma
+            more = len(record) + between
             if resource not in seen:
                 more += self._encoder.overhead(resource)
             if row > start and (size + more > most or row - start >= self._most_records):
                 yield range(start, row)
                 start, size = row, 0
                 seen.clear()
-                more = len(record) + 1 + self._encoder.overhead(resource)
+                more = len(record) + between + self._encoder.overhead(resource)
             seen.add(resource)
             size += more
         yield range(start, len(records))

@@ -268,6 +268,16 @@ def test_more_resources_than_are_remembered(server: ElasticsearchServer, monkeyp
     assert len({record.resource.service for record in read(server)}) == 60
 
 
+def test_more_seconds_than_are_remembered(server: ElasticsearchServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encode, "_TAILS", 5)
+    sink = opened(server)
+    batch = make_batch([f"m{index}" for index in range(20)], start_ns=START_NS, step_ns=10**9)
+    sink.write(batch)
+    sink.close()
+    assert sorted(record.time_ns for record in read(server)) == batch.times
+    assert len(sink._documents._seconds) <= 6
+
+
 @pytest.mark.parametrize("time_ns", [0, 1, 999_999_999, 1_000_000_000, 10**18 - 1, 10**18, encode.LAST_NS])
 def test_first_and_last_time_that_the_field_holds(server: ElasticsearchServer, time_ns: int) -> None:
     written(server, make_batch(["edge"], start_ns=time_ns))

@@ -175,6 +175,32 @@ def test_values_that_are_equal_and_not_the_same_stay_apart(server: OtlpServer, e
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
+def test_values_around_every_length_of_their_length(server: OtlpServer, encoding: str) -> None:
+    """Columns of one type have ways of their own, and lengths are written in one byte more from 2^7, 2^14 and so on."""
+    edges = [0, 1, 127, 128, 16_383, 16_384, 16_511, 2_097_151, 2_097_152, 2**28 - 1, 2**28, 2**35, 2**63 - 1]
+    sizes = [0, 1, 90, 110, 120, 127, 128, 255, 256, 16_300, 16_384]
+    columns: list[list[Any]] = [[edge for edge in edges if edge < most] for most in (2**14, 2**28, 2**63)] + [
+        ["é" * (size // 2) + "x" * (size % 2) for size in sizes],
+        [[f"{size}"] * (size // 100) for size in sizes],
+        [[size] * (size // 100) for size in sizes],
+        [[], [], []],
+        [{}, {}, {}],
+        [[{}], [{"a": [[]]}], [{"a": [[1, "1"]]}], [{"a": ["x", "x"], "b": {"a": "x"}}]],
+        [{f"{size}": size, "same": {"same": "same"}} for size in sizes],
+        [["a", "b"], ["a", "b"], ["a"]] * 3,
+        [{"a": "b"}, {"a": "b"}, {"a": "c"}] * 3,
+    ]
+    sink = opened(server, encoding=encoding)
+    for column in columns:
+        for _ in range(2):  # the second time some of it is known
+            batch = make_batch(["x" * (100 * i) for i in range(len(column))], attributes=[{"v": one} for one in column])
+            [request] = sent(sink, server, batch)
+            rows = request.resource_logs[0].scope_logs[0].log_records
+            assert [pairs(row.attributes)["v"] for row in rows] == column
+            assert [row.body.string_value for row in rows] == batch.messages
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_same_batch_makes_the_same_bytes_whoever_sends_it(server: OtlpServer, encoding: str) -> None:
     for _ in range(2):
         opened(server, encoding=encoding).write(random_batch(random.Random(3), start_ns=START_NS))
