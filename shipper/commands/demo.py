@@ -64,10 +64,19 @@ def command(ctx: click.Context, *, directory: Path | None) -> int:
         f"  shipper query --config {config_path} --all 'http.response.status_code>=500'\n"
         f"  shipper query --config {config_path} --all -o json TypeError\n"
         f"  echo '2026-11-22T21:00:00Z [error] it works' >> {base / 'logs' / 'fallback.log'}\n"
-        f"  shipper run --config {config_path}          # ships what is appended, until Ctrl-C",
+        f"  {run_line(config_path, base / 'state')}          # ships what is appended, until Ctrl-C",
         err=True,
     )
     return code
+
+
+def run_line(config: Path, state: Path, root: Path = Path("/")) -> str:
+    """Give the command that goes on with the demo; in a container with leave to keep the state in it, for a trial."""
+    from shipper.volume import OVERRIDE, short_lived
+
+    doubt = short_lived(state, root)
+    leave = f"{OVERRIDE}=allow " if doubt is not None and doubt.certain else ""
+    return f"{leave}shipper run --config {config}"
 
 
 def _prepare(base: Path) -> Path:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from shipper.commands.demo import run_line
 from shipper.errors import ConfigError
 from shipper.testing.daemon import Daemon
 from shipper.volume import OVERRIDE, require_lasting, short_lived
@@ -127,3 +128,10 @@ def test_the_daemon_warns_of_a_doubtful_directory_and_runs(tmp_path: Path) -> No
         )
         assert daemon.once().code == 0
     assert "is in memory (tmpfs at /dev/shm)" in daemon.log
+
+
+def test_the_demo_names_the_command_that_works_where_it_runs(world: World) -> None:
+    root = world(LAYER, OWN_FILES)
+    assert run_line(Path("c.yaml"), STATE, root) == "SHIPPER_TEMPORARY_STATE=allow shipper run --config c.yaml"
+    (root / "proc/self/mountinfo").write_text(DISK + "\n")
+    assert run_line(Path("c.yaml"), STATE, root) == "shipper run --config c.yaml"
