@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.record import SEVERITIES, Record, Resource
+from shipper.record import SEVERITIES, Record
 from shipper.sink import Reader
 from sinks import _azure_read
 from sinks._azure_read import Row, among, contains, object_of
+from sinks._resources import Resources
 from sinks.azure_app_insights.encode import Marker, of_resource, severity_level, taken
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class AppInsightsReader(Reader):
 
     def __init__(self, config: AppInsightsConfig) -> None:
         self._workspace = _azure_read.Workspace(config, FORM, what="azure_app_insights")
-        self._resources: dict[str, Resource] = {}
+        self._resources = Resources()
 
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises RetryableError when the API is away or busy, ParkedError for login, rights or
@@ -96,17 +97,9 @@ class AppInsightsReader(Reader):
             message=text,
             attributes={**attributes, **left},
             raw=text,
-            resource=self._resource(marker.source, resource),
+            resource=self._resources.of(marker.source, resource),
             offset=0,
         )
-
-    def _resource(self, source: str, attributes: dict[str, str]) -> Resource:
-        look = msgspec.json.encode([source, sorted(attributes.items())]).decode()
-        if (found := self._resources.get(look)) is None:
-            if len(self._resources) > 10_000:
-                self._resources.clear()
-            found = self._resources[look] = Resource(source, attributes)
-        return found
 
     def close(self) -> None:
         """Close all connections."""

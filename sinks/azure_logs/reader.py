@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from shipper.record import SEVERITIES, Record, Resource
+from shipper.record import SEVERITIES, Record
 from shipper.sink import Reader
 from sinks import _azure_read
 from sinks._azure import tick_text
 from sinks._azure_read import Row, among, contains, object_of
+from sinks._resources import Resources
 from sinks.azure_logs.encode import COLUMNS
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class AzureLogsReader(Reader):
 
     def __init__(self, config: AzureLogsConfig) -> None:
         self._workspace = _azure_read.Workspace(config, form(config.read_table), what="azure_logs")
-        self._resources: dict[bytes, Resource] = {}
+        self._resources = Resources()
 
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises RetryableError when the API is away or busy, ParkedError for login, rights or
@@ -82,17 +81,9 @@ class AzureLogsReader(Reader):
             message=message,
             attributes=object_of(main["Attributes"]) | object_of(rest.get("attributes")),
             raw=message,
-            resource=self._resource(main["Source"] or "", resource),
+            resource=self._resources.of(main["Source"] or "", resource),
             offset=0,
         )
-
-    def _resource(self, source: str, attributes: dict[str, Any]) -> Resource:
-        look = msgspec.json.encode([source, sorted(attributes.items())])
-        if (found := self._resources.get(look)) is None:
-            if len(self._resources) > 10_000:
-                self._resources.clear()
-            found = self._resources[look] = Resource(source, attributes)
-        return found
 
     def close(self) -> None:
         """Close all connections."""

@@ -16,6 +16,7 @@ import xxhash
 from shipper.errors import SinkError
 from shipper.record import SEVERITIES, Record, Resource, make_id
 from shipper.sink import Reader
+from sinks._resources import Resources
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.sink import NEWEST, OLDEST, connect, require_boto3
 
@@ -56,7 +57,7 @@ class CloudwatchReader(Reader):
         self._now = now
         self._group = config.group_template()
         self._client: Client | None = None
-        self._resources: dict[tuple[str, tuple[tuple[str, str], ...]], Resource] = {}
+        self._resources = Resources()
 
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises RetryableError when the service is away, ParkedError for login or rights.
@@ -108,8 +109,8 @@ class CloudwatchReader(Reader):
 
     def _shared(self, record: Record) -> Record:
         """Give the record with one resource for all that come from the same."""
-        key = (record.resource.source, tuple(record.resource.attributes.items()))
-        return msgspec.structs.replace(record, resource=self._resources.setdefault(key, record.resource))
+        own = record.resource
+        return msgspec.structs.replace(record, resource=self._resources.of(own.source, own.attributes))
 
     def _milliseconds(self, query: Query) -> Iterator[list[Found]]:
         """Give all events of each millisecond that has any, in the order asked for."""

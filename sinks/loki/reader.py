@@ -21,6 +21,7 @@ from shipper.errors import ParkedError, RetryableError
 from shipper.record import SEVERITIES, Record, Resource, make_id
 from shipper.sink import Reader
 from sinks import _http
+from sinks._resources import Resources
 from sinks.loki import encode, lines
 from sinks.loki.config import anchor, places
 
@@ -92,7 +93,7 @@ class LokiReader(Reader):
         self._clock = clock or SystemClock()
         self._what = f"loki {config.base}"
         self._client = _http.Client(config.base, config, what=self._what)
-        self._resources: dict[str, Resource] = {}
+        self._resources = Resources()
         self._headers: dict[str, str] = {}
         self._page, self._range = PAGE, SLICE
         self._level = next((name for name, template in config.labels.items() if template == "{level}"), None)
@@ -305,12 +306,7 @@ class LokiReader(Reader):
                 attributes[names.get(name, encode.RESTORED.get(name, name))] = value
         attributes |= told.get("more", {})
         attributes |= dict.fromkeys(told.get("empty", ()), "")
-        key = repr((source, sorted(attributes.items())))
-        if key not in self._resources:
-            if len(self._resources) > 10_000:
-                self._resources.clear()
-            self._resources[key] = Resource(source, attributes)
-        return self._resources[key]
+        return self._resources.of(source, attributes)
 
 
 class _TooLong(Exception):  # noqa: N818 - control flow, not an error
