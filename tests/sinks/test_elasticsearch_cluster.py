@@ -13,29 +13,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipper.buffer import Buffer
-from shipper.checkpoint import Checkpoint
-from shipper.clock import SystemClock
 from shipper.condition import compile_condition
-from shipper.deadletter import DeadLetters
-from shipper.delivery import Delivery
 from shipper.errors import ConfigError, ParkedError, RetryableError, SinkError
-from shipper.fs import FileSystem
-from shipper.health import Health
-from shipper.ledger import Ledger
-from shipper.metrics import Metrics
 from shipper.query import Query
 from shipper.record import Batch, Record, Resource
 from shipper.sink import Finding
-from shipper.spill import Cursor, Spill
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
 from shipper.testing.certificates import Authority
 from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
+from shipper.testing.rig import Rig
 from sinks.elasticsearch import ElasticsearchConfig, ElasticsearchReader, ElasticsearchSink
 from sinks.elasticsearch import template as index_template
 from sinks.elasticsearch.session import Product
+
+MakeRig = Callable[[ElasticsearchSink], Rig]
 
 ELASTIC = Product("elasticsearch", 9, "9.1.2", serverless=False)
 OPEN = Product("opensearch", 2, "2.19.1", serverless=False)
@@ -791,79 +784,57 @@ def test_healthcheck_tells_a_wrong_password_and_an_absent_server(server: Elastic
 # Through a delivery
 
 
-class _InstantClock(SystemClock):
-    def __init__(self) -> None:
-        self.waits: list[float] = []
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[MakeRig]:
+    made: list[Rig] = []
 
-    def wait(self, event: object, seconds: float) -> bool:
-        self.waits.append(seconds)
-        return event.is_set()  # type: ignore[attr-defined, no-any-return]
+    def make(sink: ElasticsearchSink) -> Rig:
+        made.append(Rig(tmp_path, sink))
+        return made[-1]
 
-
-class _Rig:
-    """A sink behind the real delivery."""
-
-    def __init__(self, tmp_path: Path, sink: ElasticsearchSink) -> None:
-        self.clock, self.metrics, self.health = _InstantClock(), Metrics(), Health()
-        self.ledger = Ledger(Checkpoint(tmp_path), ["s"], self.clock)
-        spill = Spill(
-            tmp_path / "spill", limit=1 << 20, fs=FileSystem(), cursor=Cursor(0, 0), on_lost=self.metrics.dropped
-        )
-        self.buffer = Buffer(
-            spill,
-            clock=self.clock,
-            max_memory=1 << 20,
-            drop_oldest=False,
-            on_safe=lambda spans: None,
-            on_cursor=lambda cursor: None,
-            on_dropped=lambda n: None,
-        )
-        self.dead_letters = DeadLetters(tmp_path / "s.jsonl")
-        self.delivery = Delivery(
-            "s", sink, self.buffer, ledger=self.ledger, dead_letters=self.dead_letters, clock=self.clock,
-            metrics=self.metrics, health=self.health, rng=random.Random(1),
-        )  # fmt: skip
-
-    def run(self, *batches: Batch) -> None:
-        for batch in batches:
-            self.buffer.put(batch)
-        self.delivery.start()
-        self.delivery.drain()
-        assert self.delivery.join(20)
-        self.buffer.close()
-        self.ledger.close()
-
-    def value(self, name: str, **labels: str) -> float:
-        return self.metrics.value(f"shipper_{name}_total", sink="s", **labels)
+    yield make
+    for rig in made:
+        rig.close()
 
 
-def test_delivery_takes_conflicts_to_the_dead_letters_retries_the_busy_and_counts_the_diverted(tmp_path: Path) -> None:
+def _run(rig: Rig, batch: Batch) -> None:
+    rig.put("/x", batch)
+    rig.run()
+
+
+def _value(rig: Rig, name: str, **labels: str) -> float:
+    return rig.metrics.value(f"shipper_{name}_total", sink="sink", **labels)
+
+
+def test_delivery_takes_conflicts_to_the_dead_letters_retries_the_busy_and_counts_the_diverted(
+    make_rig: MakeRig,
+) -> None:
     with ElasticsearchServer() as server:
-        rig = _Rig(tmp_path, ElasticsearchSink(config(server, create_template=False, index="app-logs", mode="index")))
+        rig = make_rig(ElasticsearchSink(config(server, create_template=False, index="app-logs", mode="index")))
         server.fail('"busy"', 429, "es_rejected_execution_exception", "queue is full", times=2)
         server.fail('"full"', 403, "cluster_block_exception", "FORBIDDEN/12/index read-only", times=1)
         attributes = [{"x": 1}, {"x": 1}, {"x": "text"}, {"x": 3}, {}]
-        rig.run(make_batch(["good", "busy", "conflict", "last", "full"], attributes=attributes))
+        _run(rig, make_batch(["good", "busy", "conflict", "last", "full"], attributes=attributes))
         assert sorted(server.messages()) == ["busy", "full", "good", "last"]
-    [dead] = rig.dead_letters.entries()
+    [dead] = rig.dead()
     assert (dead.raw, dead.code) == ("conflict", "document_parsing_exception")
-    assert rig.value("sink_lines_acked") == 4
-    assert rig.value("dead_letter") == 1
+    assert _value(rig, "sink_lines_acked") == 4
+    assert _value(rig, "dead_letter") == 1
     assert 30.0 in rig.clock.waits
 
 
-def test_delivery_counts_what_a_failure_store_took(tmp_path: Path) -> None:
+def test_delivery_counts_what_a_failure_store_took(make_rig: MakeRig) -> None:
     with ElasticsearchServer(failure_store=True) as server:
-        rig = _Rig(tmp_path, ElasticsearchSink(config(server, create_template=False, index="logs-app-default")))
-        rig.run(make_batch(["a", "b", "c"], attributes=[{"x": 1}, {"x": "text"}, {"x": "3"}]))
+        rig = make_rig(ElasticsearchSink(config(server, create_template=False, index="logs-app-default")))
+        _run(rig, make_batch(["a", "b", "c"], attributes=[{"x": 1}, {"x": "text"}, {"x": "3"}]))
         assert server.messages() == ["a", "c"]
-    assert rig.value("sink_diverted", reason="failure_store") == 1
-    assert rig.value("sink_lines_acked") == 3
-    assert list(rig.dead_letters.entries()) == []
+    assert _value(rig, "sink_diverted", reason="failure_store") == 1
+    assert _value(rig, "sink_lines_acked") == 3
+    assert rig.dead() == []
     assert rig.clock.waits == []
 
 
-def test_delivery_bisects_a_request_that_is_refused_as_a_whole(tmp_path: Path) -> None:
+def test_delivery_bisects_a_request_that_is_refused_as_a_whole(make_rig: MakeRig) -> None:
     """The stand-in's scripted refusals stand for a proxy that dislikes one line of the body."""
     with ElasticsearchServer() as server:
         own = server.answer
@@ -874,16 +845,16 @@ def test_delivery_bisects_a_request_that_is_refused_as_a_whole(tmp_path: Path) -
             return own(request)
 
         server.answer = picky  # type: ignore[method-assign]
-        rig = _Rig(tmp_path, ElasticsearchSink(config(server)))
-        rig.run(make_batch(["a", "b", "poison", "c", "d"]))
+        rig = make_rig(ElasticsearchSink(config(server)))
+        _run(rig, make_batch(["a", "b", "poison", "c", "d"]))
         assert server.messages() == ["a", "b", "c", "d"]
-    assert [dead.raw for dead in rig.dead_letters.entries()] == ["poison"]
+    assert [dead.raw for dead in rig.dead()] == ["poison"]
 
 
-def test_delivery_parks_for_the_operator_and_goes_on_when_mended(tmp_path: Path) -> None:
+def test_delivery_parks_for_the_operator_and_goes_on_when_mended(make_rig: MakeRig) -> None:
     with ElasticsearchServer(auto_create=False) as server:
         sink = ElasticsearchSink(config(server, create_template=False, index="app-logs", mode="index"))
-        rig = _Rig(tmp_path, sink)
+        rig = make_rig(sink)
         wait = rig.clock.wait
 
         def mend(event: object, seconds: float) -> bool:
@@ -891,10 +862,10 @@ def test_delivery_parks_for_the_operator_and_goes_on_when_mended(tmp_path: Path)
             return wait(event, seconds)
 
         rig.clock.wait = mend  # type: ignore[method-assign]
-        rig.run(make_batch(["a", "b"]))
+        _run(rig, make_batch(["a", "b"]))
         assert server.messages() == ["a", "b"]
-    assert rig.value("sink_retries", code="index_not_found_exception") == 1
-    assert list(rig.dead_letters.entries()) == []
+    assert _value(rig, "sink_retries", code="index_not_found_exception") == 1
+    assert rig.dead() == []
 
 
 def test_resource_of_any_shape_reads_back(server: ElasticsearchServer) -> None:
