@@ -32,10 +32,10 @@ from typing import Any
 import msgspec
 
 from shipper.clock import Clock, SystemClock
+from shipper.columns import rfc3339
 from shipper.errors import SinkError, StateError
 from shipper.fs import FileSystem
 from shipper.record import Batch, Resource
-from shipper.timespan import rfc3339
 
 _NEWLINE = b"\n"
 

@@ -17,9 +17,9 @@ from zlib import crc32
 
 import msgspec
 
+from shipper.columns import rfc3339
 from shipper.condition import attribute_text
 from shipper.record import Record
-from shipper.timespan import rfc3339
 
 FORMATS = ("pretty", "json", "raw", "logfmt", "csv")
 

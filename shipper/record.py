@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from shipper.native import compiled
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -141,7 +143,8 @@ class Batch(msgspec.Struct):
     def ids(self) -> list[str]:
         """The records' ids: UUID version 8 text of 36 characters, 48 bits of milliseconds, then the hash."""
         if self._ids is None:
-            self._ids = make_ids(self.stamps, self.hashes)
+            ids: list[str] | None = None if compiled is None else compiled.make_ids(self.stamps, self.hashes)
+            self._ids = make_ids(self.stamps, self.hashes) if ids is None else ids
         return self._ids
 
     def records(self) -> Iterator[Record]:

@@ -88,12 +88,6 @@ def local_zone() -> tzinfo:
         return datetime.now(UTC).astimezone().tzinfo or UTC
 
 
-def rfc3339(time_ns: int) -> str:
-    """Write nanoseconds since 1970 as RFC 3339 in UTC with nine digits, the form of every file and JSON output."""
-    seconds, nanoseconds = divmod(time_ns, _SECOND)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanoseconds:09d}Z"
-
-
 def _nanoseconds(duration: str) -> int:
     return round(parse_duration(duration.lower()) * _SECOND)
 

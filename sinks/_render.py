@@ -11,12 +11,11 @@ Lone surrogates, which no UTF-8 can hold, become U+FFFD in all three.
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shipper.columns import rfc3339
 from shipper.record import LEVELS
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 #: What every JSON line begins with; the 36 characters of the id follow.
 JSON_START = b'{"id":"'
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # C0 but tab and newline, DEL, C1, and what turns the direction of text around or breaks lines in some viewers.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
@@ -46,12 +44,6 @@ class JsonLine(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str
     resource: Any
     raw: str | None = None
-
-
-def rfc3339(time_ns: int) -> str:
-    """Render nanoseconds since 1970 UTC as ``2026-11-22T22:47:13.123456789Z``."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    return f"{_second(seconds)}.{rest:09d}Z"
 
 
 def json_lines(batch: Batch, *, raw: bool = False) -> list[bytes]:
@@ -164,8 +156,3 @@ def _bytes(text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return _SURROGATE.sub("\ufffd", text).encode()
-
-
-@lru_cache(maxsize=1024)
-def _second(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S").zfill(19)

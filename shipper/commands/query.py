@@ -252,7 +252,7 @@ def _out(*, pager: bool) -> Iterator[Callable[[str], object]]:
 def _footer(
     count: int, older: Record | None, window: Window, *, now: int, zone: tzinfo, sink: str, seconds: float
 ) -> None:
-    from shipper.timespan import rfc3339
+    from shipper.columns import rfc3339
 
     def moment(time_ns: int) -> str:
         return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, zone):%d %b %H:%M:%S}"

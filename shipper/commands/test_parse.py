@@ -170,9 +170,9 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _pretty(record: Record, line: int) -> str:
+    from shipper.columns import rfc3339
     from shipper.condition import attribute_text
     from shipper.display import visible
-    from shipper.timespan import rfc3339
 
     when = rfc3339(record.time_ns) if record.time_ns else "no time"
     message, *more = visible(record.message).split("\n")

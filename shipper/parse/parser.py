@@ -1,9 +1,10 @@
 """The parser: fills the parsed columns of a batch.
 
-Speed decides the shape of this module. JSON lines of a batch are decoded in one call; the common forms of access-log
-and fallback lines are cut by ``str.split`` and slices inside the loop, without a function call or a regular
-expression per line; every line that is not of a common form goes to `shipper.parse.lines.Reader`, which is exact and
-slower. Both ways give the same result, and a test holds them to it.
+Speed decides the shape of this module. Lines of the common forms go to `shipper.native`, where that is compiled. Of all
+others, JSON lines of a batch are decoded in one call, and the common forms of access-log and fallback lines are cut by
+``str.split`` and slices inside the loop, without a function call or a regular expression per line; every line that is
+not of a common form goes to `shipper.parse.lines.Reader`, which is exact and slower. All ways give the same result, and
+tests hold them to it.
 
 Whose time a record gets: Docker's, when the line has no time, names no zone, or agrees with Docker within 2 s;
 otherwise the line's own (it was replayed or held up). In a plain file always the line's own, a missing zone read as
@@ -13,11 +14,13 @@ record's time.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 from shipper.errors import ConfigError
+from shipper.native import compiled
 from shipper.parse import access
 from shipper.parse.levels import ANSI, INFO, KNOWN, LEVEL_KEYS, take_level
 from shipper.parse.lines import Line, Reader, without_surrogates
@@ -41,10 +44,14 @@ class _Stated(msgspec.Struct, gc=False):
     dotted: Any = msgspec.field(default=None, name="log.level")
 
 
-def _without_ansi(lines: list[str]) -> list[str]:
-    if "\x1b" not in "".join(lines):
-        return lines
-    return [ANSI.sub("", line) if "\x1b" in line else line for line in lines]
+def _without_ansi(lines: list[str], rows: Sequence[int]) -> list[str]:
+    """Give the lines with those of some rows free of ANSI codes."""
+    coloured = [i for i in rows if "\x1b" in lines[i]]
+    if coloured:
+        lines = list(lines)
+        for i in coloured:
+            lines[i] = ANSI.sub("", lines[i])
+    return lines
 
 
 def _place(batch: Batch, rows: list[int], severities: list[int], messages: list[str], documents: list[Any]) -> None:
@@ -82,16 +89,22 @@ class Parser:
         if batch.times is batch.stamps:
             # Docker's stamps make the ids and stay; the times may become the lines' own.
             batch.times = list(batch.stamps)
-        lines = _without_ansi(raws)
         count = len(raws)
+        rows: Sequence[int] = range(count)
         severities = [INFO] * count
-        messages = list(lines)
+        messages = list(raws)
         attributes: list[dict[str, Any]] = [{} for _ in raws] if self.format == "plain" else [_NONE] * count
+        if compiled is not None and self.format == "auto":
+            rows = compiled.parse(
+                raws, batch.stamps, batch.times, batch.offsets, severities, messages, attributes, KNOWN
+            )
         batch.severities, batch.messages, batch.attributes = severities, messages, attributes
+        lines = _without_ansi(raws, rows)
+        if lines is not raws:
+            for i in rows:
+                messages[i] = lines[i]
         if self.format == "auto":
-            rest = self._objects(batch, lines)
-            rest = self._common(batch, lines, rest)
-            self._each(batch, lines, rest)
+            self._each(batch, lines, self._common(batch, lines, self._objects(batch, lines, rows)))
         else:
             self._each(batch, lines, range(count))
         if batch.marks:
@@ -111,12 +124,14 @@ class Parser:
             self.parse(probe)
             batch.severities = probe.severities
             return
-        lines = _without_ansi(batch.raws)
-        batch.severities = severities = [INFO] * len(lines)
+        batch.severities = severities = [INFO] * len(batch)
+        rows: Sequence[int] = range(len(batch)) if compiled is None else compiled.levels(batch.raws, severities, KNOWN)
+        lines = _without_ansi(batch.raws, rows)
         objects = []
         requests = []
         rest = []
-        for i, line in enumerate(lines):
+        for i in rows:
+            line = lines[i]
             if line[:1] == "{" and line[-1] == "}":
                 objects.append(i)
             elif access.may_be_request(line):
@@ -171,12 +186,13 @@ class Parser:
             severities[i] = severity
         return []
 
-    def _objects(self, batch: Batch, lines: list[str]) -> list[int]:
-        """Parse the JSON lines, all decoded at once; give the indexes of all others."""
+    def _objects(self, batch: Batch, lines: list[str], asked: Sequence[int]) -> list[int]:
+        """Parse the JSON lines of some rows, all decoded at once; give the indexes of all others."""
         rows: list[int] = []
         rest: list[int] = []
         texts: list[str] = []
-        for i, line in enumerate(lines):
+        for i in asked:
+            line = lines[i]
             if line[:1] == "{" and line[-1] == "}":
                 rows.append(i)
                 texts.append(line)

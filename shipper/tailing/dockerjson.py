@@ -1,7 +1,7 @@
 r"""Docker's json-file lines as columns: ``{"log":"text\n","stream":"stdout","attrs":{...},"time":"...Z"}``.
 
-The usual block (every line whole, no trace in it) is decoded without a Python-level step per line. Any other block
-goes line by line through the joiner.
+The usual block (every line whole, no trace in it) is decoded without a Python-level step per line, in compiled code
+where there is any. Any other block goes line by line through the joiner.
 
 Ids: the hash is over the line's JSON bytes with the newline, seeded by the container's id. Of several identical
 lines at one and the same time the nth is hashed with the seed plus n, and gets n nanoseconds more; n is counted over
@@ -11,14 +11,15 @@ the run of neighbours with that time within one file, so it is the same on every
 from __future__ import annotations
 
 from calendar import timegm
-from itertools import accumulate, repeat
-from operator import add, itemgetter
+from itertools import accumulate, islice, repeat
+from operator import add, itemgetter, lt
 from time import strptime
 from typing import TYPE_CHECKING
 
 import msgspec
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
+from shipper.native import compiled
 from shipper.record import Batch
 from shipper.tailing.join import Row
 from shipper.traces import may_contain_lines
@@ -39,6 +40,10 @@ _LAST, _WITHOUT_LAST = itemgetter(-1), itemgetter(slice(None, -1))
 _NEWLINE = {"\n"}
 _BILLION = 1_000_000_000
 _SECONDS_KEPT = 4096
+
+#: Times in nanoseconds, texts without their line feed, streams (one name if all are the same), offsets, the lines, and
+#: whether each time is later than the one before.
+_Columns = tuple[list[int], list[str], str | list[str], list[int], list[bytes], bool]
 
 
 class Line(msgspec.Struct, gc=False):
@@ -101,45 +106,63 @@ class DockerLines:
 
     def decode(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
         """Give a batch of the block's lines, or feed the joiner and give None."""
-        if joiner.holding or tail.skips or b"\r" in block:
+        if joiner.holding or tail.skips:
             return self._feed(tail, block, joiner)
-        raw = block.splitlines(keepends=True)
-        number = len(raw)
-        try:
-            lines = self._decoder.decode_lines(block)
-            stamps = self._times([line.time for line in lines])
-            logs = [line.log for line in lines]
-            ends = set(map(_LAST, logs))
-        except (msgspec.MsgspecError, ValueError, IndexError):  # IndexError: a line without any text
+        columns: _Columns | None = None if compiled is None else compiled.docker_lines(block, tail.position)
+        if columns is None:
+            columns = self._columns(block, tail.position)
+        if columns is None:
             return self._feed(tail, block, joiner)
-        if len(lines) != number or ends != _NEWLINE:
-            return self._feed(tail, block, joiner)
-        raws = list(map(_WITHOUT_LAST, logs))
+        stamps, raws, streams, offsets, lines, later = columns
         tty = self._container.tty
         # A terminal ends every line with a carriage return; where nobody says what it is, the first line tells.
         if tty or (tty is None and raws[0].endswith("\r")):
             raws = [text.removesuffix("\r") for text in raws]
         if joiner.rule is not None and may_contain_lines(raws):
             return self._feed(tail, block, joiner)
-        hashes = list(map(xxh3_128_intdigest, raw, repeat(self._seed)))
-        if stamps[0] == tail.run_stamp or len(set(stamps)) < number:
+        hashes = list(map(xxh3_128_intdigest, lines, repeat(self._seed)))
+        if later and stamps[0] != tail.run_stamp:
+            tail.run_stamp, tail.run = stamps[-1], {lines[-1]: 0}
+        else:
             for index, stamp in enumerate(stamps):
-                repeats = self._distinct(tail, raw[index], stamp)
+                repeats = self._distinct(tail, lines[index], stamp)
                 if repeats:
-                    hashes[index] = xxh3_128_intdigest(raw[index], self._seed + repeats)
+                    hashes[index] = xxh3_128_intdigest(lines[index], self._seed + repeats)
                     stamps[index] = stamp + repeats
-        else:
-            tail.run_stamp, tail.run = stamps[-1], {raw[-1]: 0}
-        offsets = list(accumulate(map(len, raw), initial=tail.position))
-        offsets.pop()
         resource = self._container.resource
-        streams = {line.stream for line in lines}
-        if len(streams) == 1:
-            resources = [resource(streams.pop())] * number
+        if isinstance(streams, str):
+            resources = [resource(streams)] * len(lines)
         else:
-            each = {stream: resource(stream) for stream in streams}
-            resources = [each[line.stream] for line in lines]
+            each = {stream: resource(stream) for stream in set(streams)}
+            resources = [each[stream] for stream in streams]
         return Batch(stamps, stamps, hashes, raws, resources, offsets)
+
+    def _columns(self, block: bytes, position: int) -> _Columns | None:
+        """Cut a block of lines as `shipper.native` does, or give None for a block with a line of another form."""
+        if b"\r" in block:
+            return None
+        lines = block.splitlines(keepends=True)
+        number = len(lines)
+        try:
+            found = self._decoder.decode_lines(block)
+            stamps = self._times([line.time for line in found])
+            texts = [line.log for line in found]
+            ends = set(map(_LAST, texts))
+        except (msgspec.MsgspecError, ValueError, IndexError):  # IndexError: a line without any text
+            return None
+        if len(found) != number or ends != _NEWLINE:
+            return None
+        streams = [line.stream for line in found]
+        offsets = list(accumulate(map(len, lines), initial=position))
+        offsets.pop()
+        return (
+            stamps,
+            list(map(_WITHOUT_LAST, texts)),
+            streams[0] if streams.count(streams[0]) == number else streams,
+            offsets,
+            lines,
+            all(map(lt, stamps, islice(stamps, 1, None))),
+        )
 
     def feed_line(self, tail: Tail, raw: bytes, offset: int, joiner: Joiner) -> None:
         """Take one physical line, with its newline if it has one."""

@@ -25,9 +25,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shipper.columns import rfc3339
 from shipper.errors import PermanentError
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
-from sinks._render import rfc3339
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

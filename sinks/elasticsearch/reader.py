@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shipper.columns import rfc3339
 from shipper.errors import ParkedError, RetryableError, SinkError
 from shipper.sink import Reader
-from sinks._render import rfc3339
 from sinks.elasticsearch import faults
 from sinks.elasticsearch.encode import LAST_NS, PATHS, Decoder
 from sinks.elasticsearch.session import Session

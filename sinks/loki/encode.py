@@ -17,18 +17,19 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from itertools import groupby, repeat
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from isal import isal_zlib
 
+from shipper.columns import Kind, render
 from shipper.record import LEVELS, SEVERITIES
 from sinks.loki.config import BACKFILL, places
 from sinks.loki.lines import clean, json_text
 
 if TYPE_CHECKING:
+    from shipper.columns import Part
     from shipper.record import Resource
     from sinks.loki.config import LokiConfig
 
@@ -223,20 +224,12 @@ def _value(word: str, resource: Resource, level: str) -> str:
     return resource.attributes.get(WORDS.get(word, word), "")
 
 
-# JSON. Entries are written some hundred at once, as tuples of time, line and metadata, of which all but the id is written
-# once for all: its first value stands for that and the pairs behind it. The pieces go into the compression one by one
-# while they are in the processor's cache: the whole is nowhere in memory.
+# JSON. Entries are written some hundred at once, and the pieces go into the compression one by one while they are in the
+# processor's cache: the whole is nowhere in memory.
 
 #: Entries of one piece.
 _PIECE = 128
 _GZIP, _FAST = 31, 1
-
-
-@lru_cache(maxsize=256)
-def _beside(name: str) -> type[msgspec.Struct]:
-    """Give the type of metadata whose second pair has this name."""
-    fields = [("id", str), ("rest", msgspec.Raw)]
-    return msgspec.defstruct("_Beside", fields, rename={"rest": name}, gc=False)
 
 
 def json_body(runs: Sequence[Run], *, ids: bool) -> tuple[bytes, int]:
@@ -264,36 +257,31 @@ def _pieces(runs: Sequence[Run], *, ids: bool) -> Iterator[bytes | memoryview]:
     before = b'{"streams":[{"stream":'
     for labels, group in groupby(runs, key=lambda run: run.labels):
         yield before + _encode(dict(labels)) + b',"values":['
-        more = False
+        comma = 1  # every entry has one in front; the first is left out
         for run in group:
+            parts = _parts(run, ids=ids)
             for start in range(0, len(run.rows), _PIECE):
-                if more:
-                    yield b","
-                yield _values(run, slice(start, start + _PIECE), ids=ids)
-                more = True
+                yield memoryview(render(parts, start, min(start + _PIECE, len(run.rows))))[comma:]
+                comma = 0
         before = b']},{"stream":'
     yield b"]}]}"
 
 
-def _values(run: Run, cut: slice, *, ids: bool) -> bytes | memoryview:
-    """Write the entries of a cut of a run, with commas between them."""
-    times = _encode(run.times[cut])[1:-1].decode().split(",")
-    if run.extras and ids:
-        shared = dict(run.metadata)
-        beside = [
-            {"id": one, **shared, **dict(run.extras.get(place, ()))}
-            for place, one in enumerate(run.ids[cut], cut.start)
-        ]
-        return memoryview(_encode(list(zip(times, run.lines[cut], beside, strict=True))))[1:-1]
-    if not ids:
-        return memoryview(_encode(list(zip(times, run.lines[cut], strict=True))))[1:-1]
-    if not run.metadata:
-        besides: Iterable[Any] = [{"id": one} for one in run.ids[cut]]
-    else:
-        (name, value), *others = run.metadata
-        pairs = [b",%b:%b" % (_encode(other), _encode(text)) for other, text in others]
-        besides = map(_beside(name), run.ids[cut], repeat(msgspec.Raw(_encode(value) + b"".join(pairs))))
-    return memoryview(_encode(list(zip(times, run.lines[cut], besides, strict=True))))[1:-1]
+def _parts(run: Run, *, ids: bool) -> list[Part]:
+    """Give what the entries of a run are joined from, each with a comma in front."""
+    parts: list[Part] = [b',["', (Kind.NUMBER, run.times), b'",', (Kind.STRING, run.lines)]
+    if ids:
+        parts += [b',{"id":"', (Kind.TEXT, run.ids), b'"' + _members(run.metadata)]
+        if run.extras:
+            extras = [_members(run.extras.get(place, ())).decode() for place in range(len(run.rows))]
+            parts.append((Kind.TEXT, extras))
+        parts.append(b"}")
+    parts.append(b"]")
+    return parts
+
+
+def _members(pairs: Pairs) -> bytes:
+    return b"".join([b",%b:%b" % (_encode(name), _encode(text)) for name, text in pairs])
 
 
 # Protobuf: push.proto by hand, because it is four messages.

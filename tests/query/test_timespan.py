@@ -6,8 +6,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from shipper.columns import rfc3339
 from shipper.errors import ConfigError
-from shipper.timespan import parse_time, parse_zone, rfc3339
+from shipper.timespan import parse_time, parse_zone
 
 BERLIN = ZoneInfo("Europe/Berlin")
 #: A Sunday, 23:56:18 in Berlin.

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from shipper.columns import rfc3339
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.query import Query
 from shipper.record import Batch, Record, Resource
@@ -20,7 +21,6 @@ from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
-from sinks._render import rfc3339
 from sinks.elasticsearch import ElasticsearchConfig, ElasticsearchReader, ElasticsearchSink, encode, faults
 
 DAY = 86_400 * 10**9

@@ -1,0 +1,429 @@
+/* Columns joined to text, record after record: the twin is `shipper.columns.render`. */
+
+#include "native.h"
+
+/* The kinds of columns, in the order of `shipper.columns.Kind`. */
+enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, KINDS };
+
+/* Bytes that grow; once memory is short, all further writing is in vain and `failed` says so. */
+typedef struct {
+    char *start, *p, *end;
+    int failed;
+} Buffer;
+
+static int
+grow(Buffer *b, size_t more)
+{
+    size_t used = b->p - b->start, size = (b->end - b->start) * 2;
+    if (size < used + more)
+        size = used + more;
+    char *start = PyMem_Realloc(b->start, size);
+    if (start == NULL) {
+        b->failed = 1;
+        return 0;
+    }
+    b->start = start;
+    b->p = start + used;
+    b->end = start + size;
+    return 1;
+}
+
+static inline int
+reserve(Buffer *b, size_t more)
+{
+    return (size_t)(b->end - b->p) >= more || grow(b, more);
+}
+
+static inline void
+append(Buffer *b, const char *p, size_t n)
+{
+    if (reserve(b, n)) {
+        memcpy(b->p, p, n);
+        b->p += n;
+    }
+}
+
+/* The UTF-8 of a text. NULL with an exception: it is no text, or holds half of a surrogate pair. */
+static inline const char *
+bytes_of(PyObject *text, Py_ssize_t *n)
+{
+    if (PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text)) {
+        *n = PyUnicode_GET_LENGTH(text);
+        return (const char *)PyUnicode_1BYTE_DATA(text);
+    }
+    return PyUnicode_AsUTF8AndSize(text, n);
+}
+
+/* Write the inside of a JSON string. */
+static void
+append_escaped(Buffer *b, const char *p, Py_ssize_t n)
+{
+    static const char hex[] = "0123456789abcdef";
+    const char *end = p + n;
+    for (;;) {
+        /* Room for all that is left, for what is copied beyond it, and for one escape. */
+        if (!reserve(b, end - p + 16))
+            return;
+        char *o = b->p;
+        uint64_t found = 0;
+        while (end - p >= 8) {
+            uint64_t v = load8(p);
+            memcpy(o, &v, 8);
+            found = specials(v);
+            if (found) {
+                int k = place_of(found);
+                p += k;
+                o += k;
+                break;
+            }
+            p += 8;
+            o += 8;
+        }
+        if (!found) {
+            while (p < end && *p != '"' && *p != '\\' && (unsigned char)*p >= 0x20)
+                *o++ = *p++;
+            if (p == end) {
+                b->p = o;
+                return;
+            }
+        }
+        unsigned char c = *p++;
+        *o++ = '\\';
+        switch (c) {
+        case '"': case '\\': *o++ = c; break;
+        case '\n': *o++ = 'n'; break;
+        case '\t': *o++ = 't'; break;
+        case '\r': *o++ = 'r'; break;
+        case '\b': *o++ = 'b'; break;
+        case '\f': *o++ = 'f'; break;
+        default:
+            memcpy(o, "u00", 3);
+            o[3] = hex[c >> 4];
+            o[4] = hex[c & 15];
+            o += 5;
+        }
+        b->p = o;
+    }
+}
+
+static void
+append_string(Buffer *b, const char *p, Py_ssize_t n)
+{
+    append(b, "\"", 1);
+    append_escaped(b, p, n);
+    append(b, "\"", 1);
+}
+
+static void
+append_number(Buffer *b, long long number)
+{
+    char digits[24], *p = digits + sizeof digits;
+    unsigned long long rest = number < 0 ? 0 - (unsigned long long)number : (unsigned long long)number;
+    do
+        *--p = (char)('0' + rest % 10);
+    while (rest /= 10);
+    if (number < 0)
+        *--p = '-';
+    append(b, p, digits + sizeof digits - p);
+}
+
+/* Write a value as JSON; what is no plain dict, list, text, 64-bit integer or constant is left to `encode`.
+ * -1 with an exception. */
+static int
+append_value(Buffer *b, PyObject *value, PyObject *encode, int depth)
+{
+    Py_ssize_t n;
+    const char *p;
+    if (PyUnicode_CheckExact(value)) {
+        if ((p = bytes_of(value, &n)) == NULL)
+            return -1;
+        append_string(b, p, n);
+        return 0;
+    }
+    if (value == Py_None || value == Py_True || value == Py_False) {
+        append(b, value == Py_None ? "null" : value == Py_True ? "true" : "false", value == Py_False ? 5 : 4);
+        return 0;
+    }
+    if (PyLong_CheckExact(value)) {
+        int overflow;
+        long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        if (!overflow) {
+            append_number(b, number);
+            return 0;
+        }
+    }
+    else if (depth < DEPTH && PyDict_CheckExact(value)) {
+        Py_ssize_t position = 0;
+        PyObject *name, *item;
+        char before = '{';
+        char *start = b->p;
+        size_t at = start - b->start;
+        while (PyDict_Next(value, &position, &name, &item)) {
+            if (!PyUnicode_CheckExact(name)) {
+                b->p = b->start + at; /* all of it is the other encoder's */
+                goto other;
+            }
+            if ((p = bytes_of(name, &n)) == NULL)
+                return -1;
+            append(b, &before, 1);
+            append_string(b, p, n);
+            append(b, ":", 1);
+            if (append_value(b, item, encode, depth + 1) < 0)
+                return -1;
+            before = ',';
+        }
+        append(b, "{}", before == '{' ? 2 : 0);
+        if (before == ',')
+            append(b, "}", 1);
+        return 0;
+    }
+    else if (depth < DEPTH && PyList_CheckExact(value)) {
+        char before = '[';
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); i++) {
+            append(b, &before, 1);
+            if (append_value(b, PyList_GET_ITEM(value, i), encode, depth + 1) < 0)
+                return -1;
+            before = ',';
+        }
+        append(b, "[]", before == '[' ? 2 : 0);
+        if (before == ',')
+            append(b, "]", 1);
+        return 0;
+    }
+other:;
+    PyObject *text = PyObject_CallOneArg(encode, value);
+    if (text == NULL)
+        return -1;
+    if (!PyBytes_Check(text)) {
+        Py_DECREF(text);
+        PyErr_SetString(PyExc_TypeError, "encode must give bytes");
+        return -1;
+    }
+    append(b, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text));
+    Py_DECREF(text);
+    return 0;
+}
+
+static inline char *
+two_digits(char *o, unsigned number)
+{
+    o[0] = (char)('0' + number / 10);
+    o[1] = (char)('0' + number % 10);
+    return o + 2;
+}
+
+/* The second that was written last: neighbouring records mostly share it. */
+typedef struct {
+    int64_t second;
+    char text[20];
+} Second;
+
+/* Write YYYY-MM-DDTHH:MM:SS.fff with so many digits; `between` stands between date and time. The years are those of
+ * 64-bit nanoseconds, 1677 to 2262. */
+static void
+append_time(Buffer *b, Second *last, int64_t ns, int digits, char between)
+{
+    int64_t second = ns / SECOND, fraction = ns % SECOND;
+    if (fraction < 0) {
+        fraction += SECOND;
+        second--;
+    }
+    if (second != last->second) {
+        int64_t days = second / 86400, rest = second % 86400;
+        if (rest < 0) {
+            rest += 86400;
+            days--;
+        }
+        /* Counted from 1 March of the year 0, so that a leap day is the last of its year. */
+        int64_t z = days + 719468, era = z / 146097;
+        unsigned of_era = (unsigned)(z - era * 146097);
+        unsigned year_of_era = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+        unsigned of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        unsigned shifted = (5 * of_year + 2) / 153, day = of_year - (153 * shifted + 2) / 5 + 1;
+        unsigned month = shifted < 10 ? shifted + 3 : shifted - 9;
+        unsigned year = year_of_era + (unsigned)era * 400 + (month <= 2);
+        char *o = two_digits(two_digits(last->text, year / 100), year % 100);
+        *o++ = '-';
+        o = two_digits(o, month);
+        *o++ = '-';
+        o = two_digits(o, day);
+        *o++ = between;
+        o = two_digits(o, (unsigned)(rest / 3600));
+        *o++ = ':';
+        o = two_digits(o, (unsigned)(rest / 60 % 60));
+        *o++ = ':';
+        o = two_digits(o, (unsigned)(rest % 60));
+        *o = '.';
+        last->second = second;
+    }
+    append(b, last->text, 20);
+    if (reserve(b, 9)) {
+        for (int i = 8; i >= 0; i--, fraction /= 10)
+            b->p[i] = (char)('0' + fraction % 10);
+        b->p += digits;
+    }
+}
+
+/* Write a text with an escape before each of some characters. */
+static void
+append_marked(Buffer *b, const char *p, Py_ssize_t n, const char *special, char escape)
+{
+    if (!reserve(b, 2 * n))
+        return;
+    char *o = b->p;
+    for (const char *end = p + n; p < end; p++) {
+        if (*p == special[0] || *p == special[1] || *p == special[2])
+            *o++ = escape;
+        *o++ = *p;
+    }
+    b->p = o;
+}
+
+PyDoc_STRVAR(render_doc,
+"render(parts, start, end, encode, ends)\n--\n\n"
+"Join the records from start to end. A part is bytes that every record has, or a pair of a kind and a column; encode\n"
+"writes values of unusual types as JSON. ends, a list or None, gets where each record ends. None if a number is beyond\n"
+"64 bits.");
+
+typedef struct {
+    int kind;
+    const char *constant;
+    Py_ssize_t size;
+    PyObject *column;
+    Second second;
+} Part;
+
+static int
+append_item(Buffer *b, Part *part, PyObject *item, PyObject *encode)
+{
+    Py_ssize_t n;
+    const char *p;
+    switch (part->kind) {
+    case VALUE:
+        return append_value(b, item, encode, 0);
+    case NUMBER: case RFC3339: case TICKS: case CREATED: {
+        int overflow;
+        long long number = PyLong_AsLongLongAndOverflow(item, &overflow);
+        if (number == -1 && PyErr_Occurred())
+            return -1;
+        if (overflow)
+            return 1;
+        if (part->kind == NUMBER)
+            append_number(b, number);
+        else if (part->kind == CREATED)
+            append_time(b, &part->second, number, 6, ' ');
+        else {
+            append_time(b, &part->second, number, part->kind == TICKS ? 7 : 9, 'T');
+            append(b, "Z", 1);
+        }
+        return 0;
+    }
+    case FIELD: case QUOTED:
+        if (item == Py_None) {
+            append(b, part->kind == FIELD ? "\x1cN" : "NULL", part->kind == FIELD ? 2 : 4);
+            return 0;
+        }
+    }
+    if ((p = bytes_of(item, &n)) == NULL)
+        return -1;
+    switch (part->kind) {
+    case TEXT:
+        append(b, p, n);
+        break;
+    case STRING:
+        append_string(b, p, n);
+        break;
+    case ESCAPED:
+        append_escaped(b, p, n);
+        break;
+    case OPEN:
+        append_escaped(b, p, n > 0 ? n - 1 : 0);
+        break;
+    case FIELD:
+        append_marked(b, p, n, "\x1c\x1d\x1e", '\x1c');
+        break;
+    case QUOTED:
+        append(b, "'", 1);
+        append_marked(b, p, n, "'\\\\", '\\');
+        append(b, "'", 1);
+    }
+    return 0;
+}
+
+static PyObject *
+render(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
+{
+    if (nargs != 5 || !PyList_CheckExact(args[0]) || (args[4] != Py_None && !PyList_CheckExact(args[4]))) {
+        PyErr_SetString(PyExc_TypeError, "render takes a list of parts, two numbers, a function, and a list or None");
+        return NULL;
+    }
+    Py_ssize_t start = PyLong_AsSsize_t(args[1]), end = PyLong_AsSsize_t(args[2]), count = PyList_GET_SIZE(args[0]);
+    if (PyErr_Occurred())
+        return NULL;
+    PyObject *encode = args[3], *ends = args[4], *result = NULL;
+    Buffer b = {NULL, NULL, NULL, 0};
+    Part *parts = PyMem_Calloc(count + 1, sizeof *parts);
+    if (parts == NULL)
+        return PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *part = PyList_GET_ITEM(args[0], i);
+        parts[i].second.second = INT64_MIN;
+        if (PyBytes_Check(part)) {
+            parts[i].constant = PyBytes_AS_STRING(part);
+            parts[i].size = PyBytes_GET_SIZE(part);
+            continue;
+        }
+        if (!PyTuple_Check(part) || PyTuple_GET_SIZE(part) != 2 || !PyList_CheckExact(PyTuple_GET_ITEM(part, 1))) {
+            PyErr_SetString(PyExc_TypeError, "a part is bytes, or a kind and a list");
+            goto done;
+        }
+        parts[i].kind = (int)PyLong_AsLong(PyTuple_GET_ITEM(part, 0));
+        parts[i].column = PyTuple_GET_ITEM(part, 1);
+        if (PyErr_Occurred())
+            goto done;
+        if (parts[i].kind < 0 || parts[i].kind >= KINDS || start < 0 || end > PyList_GET_SIZE(parts[i].column)) {
+            PyErr_SetString(PyExc_ValueError, "no such kind of column, or the column is too short");
+            goto done;
+        }
+    }
+    for (Py_ssize_t row = start; row < end; row++) {
+        for (Py_ssize_t i = 0; i < count; i++) {
+            Part *part = &parts[i];
+            if (part->constant != NULL) {
+                append(&b, part->constant, part->size);
+                continue;
+            }
+            /* What `encode` calls could shorten the column. */
+            PyObject *item = row < PyList_GET_SIZE(part->column) ? PyList_GET_ITEM(part->column, row) : Py_None;
+            Py_INCREF(item);
+            int odd = append_item(&b, part, item, encode);
+            Py_DECREF(item);
+            if (odd) {
+                if (odd > 0)
+                    result = Py_NewRef(Py_None);
+                goto done;
+            }
+        }
+        if (ends != Py_None) {
+            PyObject *place = PyLong_FromSsize_t(b.p - b.start);
+            if (place == NULL || PyList_Append(ends, place) < 0) {
+                Py_XDECREF(place);
+                goto done;
+            }
+            Py_DECREF(place);
+        }
+    }
+    if (b.failed)
+        PyErr_NoMemory();
+    else
+        result = PyBytes_FromStringAndSize(b.start, b.p - b.start);
+done:
+    PyMem_Free(b.start);
+    PyMem_Free(parts);
+    return result;
+}
+
+PyMethodDef render_methods[] = {
+    {"render", (PyCFunction)(void (*)(void))render, METH_FASTCALL, render_doc},
+    {NULL, NULL, 0, NULL},
+};
