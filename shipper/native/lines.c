@@ -62,9 +62,9 @@ access_fields(const char *p, const char *end, Access *a)
     p += 5;
     const char *digits = p;
     a->size = 0;
-    while (p < end && *p >= '0' && *p <= '9')
+    while (p < end && p - digits < 18 && *p >= '0' && *p <= '9')
         a->size = a->size * 10 + (*p++ - '0');
-    if (p == digits || p - digits > 18 || !BEGINS(&p, end, " \""))
+    if (p == digits || !BEGINS(&p, end, " \""))
         return 0;
     a->referer = p;
     if ((a->referer_end = memchr(p, '"', end - p)) == NULL)
