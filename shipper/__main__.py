@@ -137,6 +137,14 @@ def _verbose_option() -> click.Option:
     )
 
 
+def _tell_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from shipper.native import FORM
+
+        click.echo(f"shipper {__version__} ({FORM})")
+        ctx.exit()
+
+
 @click.group(
     cls=_Lazy,
     help=_HELP,
@@ -145,7 +153,14 @@ def _verbose_option() -> click.Option:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     params=[_verbose_option()],
 )
-@click.version_option(__version__, prog_name="shipper", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_tell_version,
+    help="Show the version and its form, then exit.",
+)
 @click.pass_context
 def command(ctx: click.Context) -> int:
     """Print the help when no command was given."""

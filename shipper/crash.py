@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shipper import __version__
+from shipper.native import FORM
 
 _SECRET = re.compile(r"(?im)^(\s*[\w.-]*(?:pass|secret|token|key|credential|dsn|auth)[\w.-]*\s*:[ \t]*)(?!\s*$).+$")
 _INLINE = re.compile(
@@ -29,7 +30,7 @@ def write_crash_file(error: BaseException, arguments: Sequence[str]) -> Path | N
     """Write ``crash-<time>-<pid>.txt``, mode 0600, in the first directory that takes it; ``None`` if none does."""
     config = _config_text(arguments)
     parts = [
-        f"shipper {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        f"shipper {__version__} ({FORM}), Python {platform.python_version()}, {platform.platform()}",
         f"arguments: {redact(' '.join(arguments))}",
         redact("".join(traceback.format_exception(error))),
         f"configuration, secrets masked:\n{redact(config)}" if config else "no configuration was read",

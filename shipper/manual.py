@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _ENVIRONMENT = {
     "SHIPPER_CONFIG": "The configuration file, where --config is not given.",
     "SHIPPER_LOG_FORMAT": "Form of the daemon's own log: auto, text or json. Goes before log.format of the file.",
+    "SHIPPER_PURE": "1 leaves the compiled form unused: pure Python does the same, slower.",
     "SHIPPER_TEMPORARY_STATE": "allow lets the state directory be one that does not outlive its container.",
     "STATE_DIRECTORY": "The state directory, where the file does not name one. Set by systemd.",
     "NO_COLOR": "Not empty: no colours.",

@@ -15,6 +15,7 @@ from typing import Literal
 import msgspec
 
 from shipper import __version__
+from shipper.native import compiled
 
 #: Label sets kept apart per metric; the rest is summed under the label value ``other``.
 MAX_SERIES = 200
@@ -80,7 +81,12 @@ CONFIG_VALID = Metric(
 )
 CONFIG_HASH = Metric("shipper_config_hash", "gauge", "The first 48 bits of the running configuration's hash.")
 RELOADS = Metric("shipper_reloads_total", "counter", "Reloads of the configuration, by result.", ("result",))
-BUILD = Metric("shipper_build_info", "gauge", "Always 1; the label says which version runs.", ("version",))
+BUILD = Metric(
+    "shipper_build_info",
+    "gauge",
+    "Always 1; the labels say which version runs, and whether its form is compiled or pure.",
+    ("version", "form"),
+)
 
 #: Every metric there is, in the order of the reference page.
 METRICS = (
@@ -116,7 +122,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._values: dict[str, dict[Labels, float]] = {metric.name: {} for metric in METRICS}
         self._lag: dict[str, tuple[int, float]] = {}
-        self._set(BUILD, (__version__,), 1)
+        self._set(BUILD, (__version__, "pure" if compiled is None else "compiled"), 1)
         for metric in (UNREADABLE, OPEN):
             self._set(metric, (), 0)
 

@@ -63,11 +63,12 @@ def command(
 def examine(config: Config, host: Host, *, online: bool, canary: bool) -> Iterator[Row]:
     """Give every row, in the order of the checks."""
     from shipper.clock import SystemClock
-    from shipper.doctor import clock, configuration, docker, files, limits, sinks, state
+    from shipper.doctor import clock, configuration, docker, files, form, limits, sinks, state
 
     seen = docker.containers(config)
     found = files.logs(config, seen)
     yield from configuration.rows(config, host)
+    yield form.row(host)
     yield from files.rows(config, host, seen)
     yield from docker.rows(config, seen)
     yield from limits.rows(config, host, found)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from shipper.errors import ConfigError
+from shipper.native import WHY_PURE
 
 if TYPE_CHECKING:
     from shipper.status import Status
@@ -113,7 +114,8 @@ class Host(msgspec.Struct, kw_only=True):
     """Where facts come from; tests plant theirs.
 
     ``root`` is what /proc and /etc are looked up in. ``status`` is what a running daemon told, or ``silence`` why there is
-    none, and ``holder`` the process that has the state's lock. ``files_allowed`` is -1 without a limit.
+    none, and ``holder`` the process that has the state's lock. ``files_allowed`` is -1 without a limit. ``why_pure`` is
+    why this installation runs in its pure form, empty when it does not.
     """
 
     identity: Identity
@@ -122,6 +124,7 @@ class Host(msgspec.Struct, kw_only=True):
     clock: ClockState | None = None
     status: Status | None = None
     silence: str = ""
+    why_pure: str = WHY_PURE
     holder: int | None = None
     files_allowed: int = msgspec.field(default_factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 

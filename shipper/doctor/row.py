@@ -30,6 +30,7 @@ CHECKS = {
     "D02": Check("secrets", "nobody else can read a password: not in the file, not in a secret file"),
     "D03": Check("daemon", "whether a daemon runs, answers, and is alive"),
     "D04": Check("reload", "the daemon runs what the file says, and the file was not refused"),
+    "D05": Check("form", "the compiled form of the program is the one that is used"),
     "D10": Check("sources", "every source finds something to read"),
     "D11": Check("permission", "the daemon's user can read every file, and pass every directory above it"),
     "D12": Check("names", "the names of containers can be read (config.v2.json)"),

@@ -64,7 +64,7 @@ static PyModuleDef_Slot slots[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "shipper.native._native",
-    .m_doc = "Compiled forms of the loops that cost most; see shipper.speedups.",
+    .m_doc = "Compiled forms of the loops that cost most; see shipper.native.",
     .m_size = sizeof(State),
     .m_slots = slots,
     .m_free = release,

@@ -17,15 +17,17 @@ from shipper import __version__
 from shipper.__main__ import COMMANDS, EXIT_CODES, main
 from shipper.crash import redact
 from shipper.errors import ParkedError, PermanentError, RetryableError, SourceError, StateError
+from shipper.native import FORM
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 #: Modules that a command must not load unless it uses them.
 HEAVY = ("boto3", "pymysql", "prometheus_client", "watchdog", "sqlite3", "structlog", "rich", "urllib3")
 
 
-def test_version(run: Run) -> None:
+def test_version_and_form(run: Run) -> None:
     answer = run("--version")
-    assert (answer.returncode, answer.stdout) == (0, f"shipper {__version__}\n")
+    assert (answer.returncode, answer.stdout) == (0, f"shipper {__version__} ({FORM})\n")
+    assert run("--version", SHIPPER_PURE="1").stdout == f"shipper {__version__} (pure Python: SHIPPER_PURE is set)\n"
 
 
 def test_help_leads_with_three_examples(run: Run) -> None:
@@ -132,6 +134,7 @@ def test_bug_leaves_a_crash_file_without_secrets(
     assert "Traceback" not in text
     (crash,) = tmp_path.glob("crash-*.txt")
     written = crash.read_text()
+    assert written.startswith(f"shipper {__version__} ({FORM}), Python ")
     assert "hunter2" not in written
     assert "host: db" in written
     assert "Traceback" in written

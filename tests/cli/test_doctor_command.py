@@ -60,12 +60,12 @@ def test_a_running_daemon_is_fine(tmp_path: Path) -> None:
         done = daemon.command("doctor")
         assert done.returncode == 0, done.stdout
         lines = done.stdout.splitlines()
-        # The clock of a test machine is kept by somebody else, or by nobody.
-        assert {line[:5] for line in lines if line.startswith(("x", "!"))} <= {"! D60"}
+        # The clock of a test machine is kept by somebody else, or by nobody; and it may lack a compiler.
+        assert {line[:5] for line in lines if line.startswith(("x", "!"))} <= {"! D05", "! D60"}
         assert f"√ D03 daemon       shipper 0.1.0 runs as process {daemon.process.pid}, up " in done.stdout
         assert f"√ D04 reload       {daemon.path} is what runs" in done.stdout
         assert re.search(r"^√ D77 db write +canary [0-9a-f-]{36} written$", done.stdout, re.MULTILINE)
-        assert re.fullmatch(r"0 problems, [01] warnings?, \d+ checks are fine", lines[-1])
+        assert re.fullmatch(r"0 problems, [012] warnings?, \d+ checks are fine", lines[-1])
 
         daemon.path.write_text(daemon.path.read_text() + "\n# changed\n")
         rows = told(daemon.command("doctor", "--json", "--no-canary"))

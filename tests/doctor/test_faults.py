@@ -35,6 +35,7 @@ from shipper.doctor.host import ClockState, Host, Identity, files_allowed, is_sh
 from shipper.doctor.row import CHECKS, Row
 from shipper.errors import ConfigError, PermanentError
 from shipper.loader import load
+from shipper.native import CHOSEN
 from shipper.record import Batch, Resource
 from shipper.sources.docker import DockerConfig
 from shipper.status import ConfigStatus, SourceStatus, Status
@@ -79,6 +80,7 @@ class System:
             root=self.root,
             clock=ClockState(synchronised=True, error=0.002),
             files_allowed=65_536,
+            why_pure="",
         )
         self.container("api")
 
@@ -361,6 +363,10 @@ def future(s: System) -> None:
     os.utime(s.log, (time.time(), time.time() + 7200))
 
 
+def not_compiled(s: System) -> None:
+    s.host.why_pure = "the compiled module is not there"
+
+
 class Fault(NamedTuple):
     """A planted fault: what its row must hold; ``{top}`` stands for the directory of the system."""
 
@@ -383,6 +389,7 @@ FAULTS: list[Any] = [
     Fault("D04", "fail", refused_reload, "unknown key", "correct the file, look with shipper check, then reload: kill -HUP 77"),
     Fault("D04", "warn", changed_file, "has changed since it was loaded 1m ago", "reload: kill -HUP 77"),
     Fault("D04", "warn", other_file, "it runs /etc/other.yaml, not {top}/shipper.yaml", "name its file: --config /etc/other.yaml"),
+    Fault("D05", "warn", not_compiled, "pure Python, which does the same and is slower: the compiled module is not there", "install a C compiler and Python's headers (Debian: gcc python3-dev), then install shipper anew (pip install -v --force-reinstall --no-deps . tells what fails); or set SHIPPER_PURE=1, and it stays as it is"),
     Fault("D10", "fail", no_docker, "docker: {top}/containers is not there", "set sources.docker.path to the containers directory of Docker's data root (docker info -f '{{{{.DockerRootDir}}}}'), or in a container mount it: -v {top}/containers:{top}/containers:ro"),
     Fault("D10", "warn", no_directory, "app: nothing is named by {top}/nowhere/*.log", "correct sources.app.include, or mount that directory into the container"),
     pytest.param(Fault("D11", "fail", foreign_group, "{top}/logs/app.log is -rw-r----- root:4242; shipper is uid 10001 groups 10001,4", GID), marks=needs_root),
@@ -445,6 +452,12 @@ def test_planted_fault_is_found_with_its_fix(system: System, fault: Fault) -> No
     # One cause, one row, but for what really hurts twice.
     follows = {"D40": {"D03"}, "D11": {"D12"}, "D41": {"D43"}, "D43": {"D13"}}
     assert {other.id for other in found} - {row.id} <= follows.get(row.id, set())
+
+
+def test_whoever_chose_the_pure_form_needs_no_advice(system: System) -> None:
+    system.host.why_pure = CHOSEN
+    (row,) = [row for row in system.rows() if row.id == "D05"]
+    assert (row.verdict, row.evidence) == ("ok", "pure Python: SHIPPER_PURE is set")
 
 
 def test_every_check_of_the_machine_has_a_planted_fault() -> None:

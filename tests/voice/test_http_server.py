@@ -8,11 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from shipper import __version__
 from shipper.config import HttpConfig
 from shipper.errors import ConfigError
 from shipper.health import Health
 from shipper.http import HttpServer, split_address
 from shipper.metrics import Metrics
+from shipper.native import compiled
 from shipper.status import ConfigStatus, Status
 
 
@@ -54,7 +56,8 @@ def test_metrics_are_prometheus_text(server: HttpServer, metrics: Metrics) -> No
     assert 'shipper_sink_lines_acked_total{sink="my\\"sql\\n"} 5.0' in body
     assert "# HELP shipper_sink_lines_acked_total Lines that a sink has taken durably." in body
     assert "# TYPE shipper_sink_lines_acked_total counter" in body
-    assert 'shipper_build_info{version="' in body
+    form = "pure" if compiled is None else "compiled"
+    assert f'shipper_build_info{{form="{form}",version="{__version__}"}} 1.0' in body
 
 
 def test_metrics_are_openmetrics_when_asked_for(server: HttpServer, metrics: Metrics) -> None:
