@@ -12,6 +12,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 ARGS :=
 # Tests that run at a time: many of them wait, for a server, a rotation or a deadline.
 WORKERS := 4
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# Where compiled forms have Python twins, without what takes long and is the same in both forms.
+TWINS := -m "not slow and not mariadb and not docker" -k "not test_limits and not cluster and not kill" \
+	tests/parse tests/sources tests/sinks
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench docs format clean install uninstall
@@ -22,9 +26,10 @@ help: ## List these commands.
 demo: $(BASE) ## Ship the sample logs into an SQLite database and show them, within a minute.
 	@$(BIN)/shipper demo
 
-test: $(DEVELOPMENT) ## Run every test, with a real MariaDB and a real Docker engine.
+test: $(DEVELOPMENT) ## Run every test, with a real MariaDB and a real Docker engine; then what has two forms, in pure Python.
 	@sh tests/setup.sh
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,SHIPPER_PURE=1 $(PYTEST) $(TWINS))
 
 check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, generated docs in step.
 	$(BIN)/ruff format --check .
@@ -54,17 +59,23 @@ uninstall: ## Remove what install installed; keep what was changed since, and th
 
 clean: ## Remove .venv, caches and build results.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
-	rm -rf benchmarks/data
+	rm -rf benchmarks/data shipper/native/*.so
 	find shipper sinks tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@sh tests/setup.sh venv $(VENV)
 
-# The stamps are newer than pyproject.toml exactly when what it asks for is installed.
-$(BASE): pyproject.toml | $(BIN)/python
+# The stamps are newer than what is built and what asks for packages exactly when all of it is installed.
+BUILT_OF := pyproject.toml hatch_build.py $(wildcard shipper/native/*.[ch])
+
+$(BASE): $(BUILT_OF) | $(BIN)/python
+	@sh tests/setup.sh compiler $(BIN)/python
 	$(PIP) --editable '.[mysql]'
+	@$(BIN)/shipper --version
 	@touch $@
 
-$(DEVELOPMENT): pyproject.toml | $(BIN)/python
+$(DEVELOPMENT): $(BUILT_OF) | $(BIN)/python
+	@sh tests/setup.sh compiler $(BIN)/python
 	$(PIP) --editable '.[all,test,check]'
+	@$(BIN)/shipper --version
 	@touch $(BASE) $@

@@ -5,6 +5,9 @@
 #                               systemd's containers, and the Debian tree that such containers run
 #   tests/setup.sh tree         that tree alone
 #   tests/setup.sh venv DIR     a virtual environment with the first Python 3.11 or later that is found
+#   tests/setup.sh compiler PYTHON
+#                               a C compiler and the headers of that Python, for the compiled form of shipper; where they
+#                               cannot be had, nothing fails
 set -eu
 
 has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
@@ -18,8 +21,11 @@ install_packages() {
     fi
     echo "installing $*"
     log=$(mktemp)
-    if ! { apt-get update && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-        apt-get install -y --no-install-recommends "$@"; } </dev/null >"$log" 2>&1; then
+    # Only what comes over the network is ever cut short (patience): an installation is not.
+    # shellcheck disable=SC2086 # a command with its argument, or nothing
+    if ! { ${patience:-} apt-get update && ${patience:-} apt-get install -y --download-only --no-install-recommends "$@" &&
+        DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y --no-install-recommends "$@"; \
+    } </dev/null >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         rm -f "$log"
         echo "could not install $*: the lines above are apt-get's own" >&2
@@ -46,6 +52,27 @@ make_venv() {
     # Debian keeps what venv needs in a package of its own.
     "$python" -c 'import ensurepip' 2>/dev/null || install_packages python3-venv
     "$python" -m venv "$1"
+}
+
+compiles() { echo '#include <Python.h>' | ${CC:-$2} -fsyntax-only -I "$1" -x c - >/dev/null 2>&1; }
+
+make_compiler() {
+    case ${SHIPPER_PURE:-0} in 0) ;; *) return ;; esac
+    # Its compiler, its headers, its version, and whether it is the distribution's: another brings its headers along.
+    told=$("$1" -c 'import sys, sysconfig
+print(sysconfig.get_path("include"), (sysconfig.get_config_var("CC") or "cc").split()[0],
+      "python%d.%d" % sys.version_info[:2], sys.base_prefix)')
+    read -r headers compiler python prefix <<END
+$told
+END
+    if compiles "$headers" "$compiler"; then return; fi
+    missing="gcc libc6-dev"
+    [ "$prefix" != /usr ] || missing="$missing $python-dev"
+    # It is not needed enough to be waited for: `make demo` ends within a minute.
+    patience="timeout 25"
+    # shellcheck disable=SC2086 # a list of package names
+    if install_packages $missing && compiles "$headers" "$compiler"; then return; fi
+    echo "going on without: shipper is built in its pure Python form, which does the same and is slower" >&2
 }
 
 # The Debian that tests boot, run commands in, or make an image of. They never write into it: each lays an overlay over
@@ -86,6 +113,11 @@ fi
 
 if [ "${1:-}" = venv ]; then
     make_venv "$2"
+    exit
+fi
+
+if [ "${1:-}" = compiler ]; then
+    make_compiler "$2"
     exit
 fi
 
