@@ -6,6 +6,9 @@
 # venv module, and the files of the two lists in deploy/image/wheels (see the page):
 #
 #   docker build --network none --build-arg BASE=my-base --build-arg PIP_NO_INDEX=1 .
+#
+# The program is compiled in part where the base has a C compiler or Debian's packages of one, which stay in the build
+# stage: --build-arg SHIPPER_PURE=1 goes without, --build-arg SHIPPER_REQUIRE_COMPILED=1 does not.
 
 # The Python that every test runs on.
 ARG BASE=python:3.11-slim-bookworm
@@ -23,7 +26,14 @@ RUN python3 -m venv tools && python3 -m venv --without-pip /opt/shipper && mkdir
  # Of 400 services of AWS: the logs, and what gives credentials for them.
  && find /opt/shipper/lib/python3*/site-packages/botocore/data -mindepth 1 -maxdepth 1 -type d \
       ! -name logs ! -name sts ! -name sso ! -name sso-oidc ! -name signin -exec rm -r {} +
-COPY pyproject.toml README.md LICENSE source/
+ARG SHIPPER_PURE=
+ARG SHIPPER_REQUIRE_COMPILED=
+# Where pip may ask nobody, there is no network for packages either.
+RUN headers="$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+ && if [ -z "$PIP_NO_INDEX$SHIPPER_PURE" ] && command -v apt-get >/dev/null && ! { command -v gcc >/dev/null && [ -e "$headers" ]; }; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev $([ -e "$headers" ] || echo python3-dev); \
+    fi
+COPY pyproject.toml hatch_build.py README.md LICENSE source/
 COPY shipper source/shipper/
 COPY sinks source/sinks/
 COPY man source/man/

@@ -42,6 +42,8 @@ install_program() {
     install -d "${new%/*}"
     "$python" -m venv "$new"
     "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$source${extras:+[$extras]}"
+    # pip keeps to itself what a build says of its form.
+    "$new/bin/python" -m shipper --version
     # The place where it was made stands in the first line of its scripts.
     grep -rlIF "$new" "$new/bin" "$new/pyvenv.cfg" | while read -r file; do
         [ -h "$file" ] || sed -i "s|$new|$program|g" "$file"

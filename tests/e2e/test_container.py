@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import yaml
 
+from shipper import __version__
 from shipper.testing.account import difference, sqlite_messages, wait_for
 from shipper.testing.daemon import Daemon, eventually
 from shipper.testing.docker_engine import DockerEngine, shell_lines, shell_writer
@@ -100,10 +101,10 @@ def build(engine: DockerEngine, work: Path) -> None:
     subprocess.run(["tar", "-C", str(TREE), *spared, "-cf", str(work / "base.tar"), "."], check=True)
     engine.docker("import", str(work / "base.tar"), BASE)
     context = work / "context"
-    ignore = shutil.ignore_patterns("__pycache__", "wheels")
+    ignore = shutil.ignore_patterns("__pycache__", "wheels", "*.so")
     for name in ("shipper", "sinks", "man", "deploy/image"):
         shutil.copytree(ROOT / name, context / name, ignore=ignore)
-    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "hatch_build.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, context)
     shutil.copytree(wheels(), context / "deploy/image/wheels")
     arguments = {
@@ -289,6 +290,8 @@ def test_the_image_says_what_it_is_and_holds_nothing_to_write_on(engine: DockerE
     assert config["Healthcheck"]["Test"] == ["CMD", "shipper", "healthcheck"]
     said = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
     assert said["version"] == "9.9.9"
+    version = engine.docker("run", "--rm", *HARDENED, image, "--version").decode()
+    assert version == f"shipper {__version__} (pure Python: the compiled module is not there)\n", "its base has no gcc"
     assert (said["revision"], said["source"], said["licenses"]) == ("abc", "https://example.com", "MIT")
     (base,) = json.loads(engine.docker("inspect", BASE))
     assert about["Size"] - base["Size"] < 110_000_000

@@ -19,7 +19,7 @@ case "$1 $2" in
 "-m pip")
     echo "$@"
     echo "#!$0" >"${0%/*}/shipper";;
-"-m compileall") echo "$@";;
+"-m compileall" | "-m shipper") echo "$@";;
 esac
 """
 Make = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -59,6 +59,7 @@ def test_a_package_holds_no_word_of_where_it_was_made_and_uninstall_takes_all_of
     made = make("install", "PREFIX=/usr", f"PYTHON={python}", "EXTRAS=mysql,cloudwatch").stdout
     program = tmp_path / "usr/lib/shipper"
     assert f"{ROOT}[mysql,cloudwatch]" in made
+    assert "-m shipper --version" in made
     assert f"compileall -q -s {program}.new -p /usr/lib/shipper {program}.new/lib" in made
     assert (tmp_path / "usr/bin/shipper").readlink() == Path("../lib/shipper/bin/shipper")
     assert (tmp_path / "usr/bin/shipper").read_text() == "#!/usr/lib/shipper/bin/python\n"
