@@ -2,7 +2,7 @@
 # Prepare this machine. Installs nothing that is there already; as another user than root it only says what to do.
 #
 #   tests/setup.sh              the servers that tests start themselves: MariaDB, a Docker engine, a static busybox,
-#                               systemd's containers, and the Debian tree that such containers run
+#                               systemd's containers, the Debian tree that such containers run, and docker compose
 #   tests/setup.sh tree         that tree alone
 #   tests/setup.sh venv DIR     a virtual environment with the first Python 3.11 or later that is found
 #   tests/setup.sh compiler PYTHON
@@ -106,6 +106,36 @@ make_tree() {
     rm -rf "$new.old"
 }
 
+# The program of `docker compose`, which tests call by itself. Bookworm has its first version only, that does not know the
+# specification, so the next release's is taken out of its package, and nothing is installed.
+compose=/var/cache/shipper-tests/docker-compose
+
+make_compose() (
+    if docker compose version >/dev/null 2>&1 || [ -x "$compose" ]; then return; fi
+    if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
+        echo "docker compose is not installed: its tests are skipped; as root on Debian, $0 gets it" >&2
+        return
+    fi
+    echo "getting docker compose"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/lists" "$work/sources"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [ ! -f "$file" ] || sed 's/bookworm/trixie/g' "$file" >"$work/sources/${file##*/}"
+    done
+    cd "$work"
+    set -- -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources" -o "Dir::State::lists=$work/lists" \
+        -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root
+    if ! { apt-get "$@" update && apt-get "$@" download docker-compose && dpkg -x docker-compose_*.deb files; } \
+        </dev/null >log 2>&1; then
+        tail -n 20 log >&2
+        echo "could not get docker compose: the lines above are apt-get's own" >&2
+        return 1
+    fi
+    mkdir -p "${compose%/*}"
+    mv files/usr/libexec/docker/cli-plugins/docker-compose "$compose"
+)
+
 if [ "${1:-}" = tree ]; then
     make_tree
     exit
@@ -130,4 +160,4 @@ if ! has systemd-nspawn; then missing="$missing systemd-container"; fi
 if ! has debootstrap; then missing="$missing debootstrap debian-archive-keyring"; fi
 # A machine of one's own may lack them: then their tests are skipped with a reason. In CI that would hide a fault.
 # shellcheck disable=SC2086 # a list of package names
-{ [ -z "$missing" ] || install_packages $missing; } && sh "$0" tree || [ "${CI:-}" != true ]
+{ [ -z "$missing" ] || install_packages $missing; } && sh "$0" tree && make_compose || [ "${CI:-}" != true ]

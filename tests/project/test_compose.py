@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -80,22 +79,6 @@ def test_the_schema_would_find_a_mistake(tmp_path: Path) -> None:
         [program, "--builtin-schema", "vendor.compose-spec", str(wrong)], capture_output=True, check=False
     )
     assert done.returncode == 1
-
-
-@of_every_phase
-def test_docker_compose_takes_the_file(name: str) -> None:
-    """Where the plugin is installed: references, extends and variables are resolved, which no schema does."""
-    docker = shutil.which("docker")
-    command = [docker or "docker", "compose"]
-    if docker is None or subprocess.run([*command, "version"], capture_output=True, check=False).returncode != 0:
-        pytest.skip("docker compose is not installed")
-    done = subprocess.run(
-        [*command, "-f", str(FILES[name]), "--profile", "app", "config", "-q"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @of_every_phase
