@@ -44,6 +44,9 @@ class Kind(IntEnum):
     #: Text or ``None`` for LOAD DATA (`sinks.mysql.encode`); text in single quotes or ``None`` for SQL.
     FIELD = 9
     QUOTED = 10
+    #: A time's milliseconds in decimal; the six digits of its nanoseconds below the millisecond.
+    MILLIS = 11
+    BELOW = 12
 
 
 #: What every record has, or a kind and a column.
@@ -116,4 +119,6 @@ _TEXTS: Final[dict[Kind, Callable[[Sequence[Any]], Sequence[str]]]] = {
     Kind.CREATED: lambda column: [_time(time_ns, " ", 6) for time_ns in column],
     Kind.FIELD: _marked("\x1c\x1d\x1e", "\x1c", "\x1cN"),
     Kind.QUOTED: _marked("'\\", "\\", "NULL", quote="'"),
+    Kind.MILLIS: lambda column: [str(time_ns // 1_000_000) for time_ns in column],
+    Kind.BELOW: lambda column: [f"{time_ns % 1_000_000:06d}" for time_ns in column],
 }

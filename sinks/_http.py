@@ -274,7 +274,7 @@ def retry_after(answer: Answer) -> float | None:
         return None
 
 
-def gzipped(data: bytes | Iterable[bytes]) -> bytes:
+def gzipped(data: bytes | Iterable[bytes | memoryview]) -> bytes:
     """Compress as gzip at isal's fastest level, also piece by piece; the same pieces give the same result."""
     packer = gzip_packer()
     packed = [packer.compress(piece) for piece in ([data] if isinstance(data, bytes) else data)]

@@ -3,7 +3,7 @@
 #include "native.h"
 
 /* The kinds of columns, in the order of `shipper.columns.Kind`. */
-enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, KINDS };
+enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, MILLIS, BELOW, KINDS };
 
 /* Bytes that grow; once memory is short, all further writing is in vain and `failed` says so. */
 typedef struct {
@@ -264,6 +264,20 @@ append_time(Buffer *b, Second *last, int64_t ns, int digits, char between)
     }
 }
 
+/* Write the six digits of nanoseconds below the millisecond. */
+static void
+append_below(Buffer *b, int64_t ns)
+{
+    int64_t rest = ns % 1000000;
+    if (rest < 0)
+        rest += 1000000;
+    if (reserve(b, 6)) {
+        for (int i = 5; i >= 0; i--, rest /= 10)
+            b->p[i] = (char)('0' + rest % 10);
+        b->p += 6;
+    }
+}
+
 /* Write a text with an escape before each of some characters. */
 static void
 append_marked(Buffer *b, const char *p, Py_ssize_t n, const char *special, char escape)
@@ -301,7 +315,7 @@ append_item(Buffer *b, Part *part, PyObject *item, PyObject *encode)
     switch (part->kind) {
     case VALUE:
         return append_value(b, item, encode, 0);
-    case NUMBER: case RFC3339: case TICKS: case CREATED: {
+    case NUMBER: case RFC3339: case TICKS: case CREATED: case MILLIS: case BELOW: {
         int overflow;
         long long number = PyLong_AsLongLongAndOverflow(item, &overflow);
         if (number == -1 && PyErr_Occurred())
@@ -310,6 +324,10 @@ append_item(Buffer *b, Part *part, PyObject *item, PyObject *encode)
             return 1;
         if (part->kind == NUMBER)
             append_number(b, number);
+        else if (part->kind == MILLIS)
+            append_number(b, number / 1000000 - (number % 1000000 < 0));
+        else if (part->kind == BELOW)
+            append_below(b, number);
         else if (part->kind == CREATED)
             append_time(b, &part->second, number, 6, ' ');
         else {
@@ -361,6 +379,9 @@ render(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     if (PyErr_Occurred())
         return NULL;
     PyObject *encode = args[3], *ends = args[4], *result = NULL;
+    /* A call before this one may have failed half-way. */
+    if (ends != Py_None && PyList_SetSlice(ends, 0, PyList_GET_SIZE(ends), NULL) < 0)
+        return NULL;
     Buffer b = {NULL, NULL, NULL, 0};
     Part *parts = PyMem_Calloc(count + 1, sizeof *parts);
     if (parts == NULL)

@@ -1,7 +1,7 @@
 """Put records into AWS CloudWatch Logs, at least once, each with its id.
 
-* Protocol: PutLogEvents through botocore, the core of boto3, with its own retries off. Its generic encoder is passed
-  by: it costs more than everything else together.
+* Protocol: PutLogEvents; botocore, the core of boto3, names the place, signs and sends, without its retries. Its generic
+  encoder is passed by: it costs more than everything else together.
 * Event: one JSON object; `sinks.cloudwatch.encode` says of what form. Nothing is parsed for it unless ``line: json``.
 * Guarantee: 200 with a JSON body, and its ``rejectedLogEventsInfo`` read. CloudWatch knows no ids, so that a request
   whose answer never came may be stored twice; the reader gives each record once.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import botocore.session
 import msgspec
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest, AWSResponse
 from botocore.config import Config
 from botocore.credentials import (
     AssumeRoleCredentialFetcher,
@@ -23,6 +25,7 @@ from botocore.credentials import (
     DeferredRefreshableCredentials,
 )
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import create_parser
 from urllib3.exceptions import InsecureRequestWarning
 
 from shipper.errors import RetryableError, SinkError
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
 
     from sinks.cloudwatch.config import CloudwatchConfig
 
-_PUT = "cloudwatch-logs.PutLogEvents"
 #: The headers of which one tells where a body ends (RFC 9112, 6.3).
 _ENDS = frozenset(["content-length", "transfer-encoding", "connection"])
 _decode = msgspec.json.decode
@@ -51,12 +53,14 @@ class Client:
     def __init__(self, config: CloudwatchConfig, *, reads: bool = False) -> None:
         self._config = config
         self.what = where(config)
-        self._body = b""
+        #: URL and headers of every put, as botocore makes them.
+        self._target: tuple[str, dict[str, str]] | None = None
         #: Answers that emulators want back (`put`), by group and stream.
         self._tokens: dict[tuple[str, str], str] = {}
         with self._sorted():
             session = _session(config)
             self._client = session.create_client("logs", **_options(config, config.endpoint, reads=reads))
+            self._credentials = session.get_credentials()
         self.what = where(config, self._client.meta.endpoint_url)
         if not config.tls_verify:
             warnings.filterwarnings("ignore", category=InsecureRequestWarning)
@@ -64,15 +68,16 @@ class Client:
         events = self._client.meta.events
         if config.headers:
             events.register("before-call.cloudwatch-logs", self._add_headers)
-        events.register(f"before-call.{_PUT}", self._give_body)
-        events.register(f"after-call.{_PUT}", self._judge)
+        events.register("before-call.cloudwatch-logs.PutLogEvents", self._keep_target)
 
     @property
     def url(self) -> str:
         """The endpoint in use."""
         return str(self._client.meta.endpoint_url)
 
-    def put(self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes]]) -> Mapping[str, Any]:
+    def put(
+        self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes | memoryview]]
+    ) -> Mapping[str, Any]:
         """Put events, at most what the service takes; the answer's ``rejectedLogEventsInfo``.
 
         ``make`` makes the body of a request, in pieces, of its first members.
@@ -87,23 +92,47 @@ class Client:
             self._tokens[group, stream] = str(told.get("expectedSequenceToken") or "")
         return self._put(group, stream, make)
 
-    def _put(self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes]]) -> Mapping[str, Any]:
+    def _put(
+        self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes | memoryview]]
+    ) -> Mapping[str, Any]:
         target = {"logGroupName": group, "logStreamName": stream}
         token = self._tokens.get((group, stream))
         pieces = make({**target, "sequenceToken": token} if token else target)
-        self._body = _http.gzipped(pieces) if self._config.compression == "gzip" else b"".join(pieces)
+        body = _http.gzipped(pieces) if self._config.compression == "gzip" else b"".join(pieces)
         try:
             with self._sorted(unsure=True):
-                answer = self._client.put_log_events(**target, logEvents=[])
+                answer = self._sent(body)
         except SinkError as error:
             if error.code == "DataAlreadyAcceptedException":
                 return {}
             raise
-        finally:
-            self._body = b""
         if token is not None:
             self._tokens[group, stream] = str(answer.get("nextSequenceToken") or "")
         return dict(answer.get("rejectedLogEventsInfo") or {})
+
+    def _sent(self, body: bytes) -> dict[str, Any]:
+        """Send a put and give its answer.
+
+        botocore names the place, signs and sends; what it does between, for any operation of any service, costs more
+        than these three and nothing here needs it.
+        """
+        if self._target is None:
+            self._client.put_log_events(logGroupName="", logStreamName="", logEvents=[])
+        assert self._target is not None  # by `_keep_target`
+        request = AWSRequest("POST", *self._target, body)
+        meta = self._client.meta
+        credentials = self._credentials and self._credentials.get_frozen_credentials()
+        SigV4Auth(credentials, meta.service_model.signing_name, meta.region_name).add_auth(request)
+        # Its session alone knows proxies, certificates and timeouts as all other requests have them.
+        return self._judged(self._client._endpoint.http_session.send(request.prepare()))  # noqa: SLF001
+
+    def _keep_target(self, params: dict[str, Any], **_: Any) -> tuple[Any, dict[str, Any]]:
+        """Keep what botocore makes of a put and have it sent nowhere: an answer given here stands for the service's."""
+        headers = {**params["headers"], **self._config.headers}
+        if self._config.compression == "gzip":
+            headers["Content-Encoding"] = "gzip"
+        self._target = params["url"], headers
+        return AWSResponse(params["url"], 200, {}, None), {}
 
     def create_stream(self, group: str, stream: str) -> None:
         """Create a stream; one that is there is fine."""
@@ -156,37 +185,45 @@ class Client:
     def _add_headers(self, params: dict[str, Any], **_: Any) -> None:
         params["headers"].update(self._config.headers)
 
-    def _give_body(self, params: dict[str, Any], **_: Any) -> None:
-        params["body"] = self._body
-        if self._config.compression == "gzip":
-            params["headers"]["Content-Encoding"] = "gzip"
-
-    def _judge(self, http_response: Any, **_: Any) -> None:
+    def _judged(self, response: Any) -> dict[str, Any]:
         """Take for success only what says so whole: botocore takes any text, and any end of it, for an answer."""
-        headers = {name.lower(): value for name, value in http_response.headers.items()}
-        body = http_response.content
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        status, body = response.status_code, response.content
         length = headers.get("content-length", "")
         whole = _ENDS.intersection(headers) and not (length.isdigit() and int(length) != len(body))
         if not whole:
-            http_response.raw.close()  # or its connection waits for the rest
-        if http_response.status_code >= 300:
-            return
+            response.raw.close()  # or its connection waits for the rest
+        if status >= 300:
+            raise _refusal(status, headers, body)
         if not whole:
             raise RetryableError(
                 f"{self.what}: the connection broke before the answer was complete", code="connection", maybe_taken=True
             )
-        try:
-            good = http_response.status_code == 200 and isinstance(_decode(body), dict)
-        except (msgspec.DecodeError, UnicodeError):
-            good = False
-        if not good:
+        answer = _object(body) if status == 200 else None
+        if answer is None:
             text = " ".join(body[:200].decode("utf-8", "replace").split())
             raise RetryableError(
-                f"{self.what}: {http_response.status_code} without the service's answer: {text!r}; check the endpoint and"
-                " what stands between",
+                f"{self.what}: {status} without the service's answer: {text!r}; check the endpoint and what stands"
+                " between",
                 code="answer",
                 maybe_taken=True,
             )
+        return answer
+
+
+def _object(body: bytes) -> dict[str, Any] | None:
+    try:
+        value = _decode(body)
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _refusal(status: int, headers: dict[str, str], body: bytes) -> ClientError:
+    """Give the error that botocore raises for an answer to a put."""
+    told = create_parser("json").parse({"status_code": status, "headers": headers, "body": body}, None)
+    told["expectedSequenceToken"] = (_object(body) or {}).get("expectedSequenceToken")
+    return ClientError(told, "PutLogEvents")
 
 
 def where(config: CloudwatchConfig, url: str = "") -> str:

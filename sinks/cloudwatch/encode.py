@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from shipper.columns import Kind, render
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
 from sinks.cloudwatch.events import MILLI, Events, Part, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from shipper.columns import Part as Column
     from shipper.record import Batch
     from sinks.cloudwatch.events import Shell
 
@@ -38,7 +40,6 @@ _MOST_SHELLS = 4_096
 _START = ',"shipper":{"form":"line","id":"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
-_encode_lines = msgspec.json.Encoder(enc_hook=str).encode_lines
 
 
 class Tail(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,20 +54,6 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     attributes: dict[str, Any] = {}
     part: int = 0
     parts: int = 0
-
-
-class _Message(msgspec.Struct, gc=False):
-    """The object of an event of the form ``text``, and of a part."""
-
-    message: str
-
-
-class _Parsed(msgspec.Struct, gc=False):
-    """The object of an event of the form ``record``."""
-
-    level: str
-    message: str
-    attributes: dict[str, Any]
 
 
 class _Whole(msgspec.Struct, frozen=True):
@@ -115,7 +102,6 @@ class Encoder:
         return Events(
             rows=range(len(batch)),
             times=batch.times,
-            moments=_text(batch.times)[1:-1].split(","),
             objects=objects,
             ids=batch.ids,
             shells=shells,
@@ -167,17 +153,31 @@ def _lines(batch: Batch) -> tuple[list[str], list[str]]:
     forms = ["line"] * len(objects)
     # An empty object has no member that ours could stand behind.
     rows = [row for row, raw in enumerate(objects) if not "{" < raw < "|" or raw[-1] != "}" or raw == "{}"]
-    for row, text in zip(rows, _json_each(list(map(_Message, [objects[row] for row in rows]))), strict=True):
+    for row, text in zip(rows, _messages([objects[row] for row in rows]), strict=True):
         objects[row] = text
         forms[row] = "text"
     return objects, forms
+
+
+def _messages(texts: list[str]) -> list[str]:
+    """Give the object of the form ``text``, and of a part, for each text."""
+    return _rendered([b'{"message":', (Kind.STRING, texts), b"}\n"], len(texts))
 
 
 def _records(batch: Batch) -> list[str]:
     assert batch.messages is not None
     assert batch.attributes is not None
     levels = [LEVELS[severity] for severity in batch.severities or [SEVERITIES["info"]] * len(batch)]
-    return _json_each(list(map(_Parsed, levels, batch.messages, batch.attributes)))
+    columns: list[Column] = [
+        b'{"level":"', (Kind.TEXT, levels), b'","message":', (Kind.STRING, batch.messages),
+        b',"attributes":', (Kind.VALUE, batch.attributes), b"}\n",
+    ]  # fmt: skip
+    return _rendered(columns, len(batch))
+
+
+def _rendered(columns: list[Column], count: int) -> list[str]:
+    """Give each line that columns make: JSON has no other line feeds."""
+    return render(columns, 0, count).decode().split("\n")[:-1]
 
 
 def cleaned(batch: Batch) -> Batch:
@@ -216,8 +216,7 @@ def parts(text: str, most: int) -> list[Part]:
     pieces = [text]
     while True:
         found = []
-        for number, piece in enumerate(pieces, 1):
-            whole = _text(_Message(piece))
+        for number, whole in enumerate(_messages(pieces), 1):
             around = shell("part", f',"part":{number},"parts":{len(pieces)},"source":{_text(tail.source)}')
             found.append(Part(whole, around, len(whole.encode()) + around.size))
         if max(part.size for part in found) <= most:
@@ -288,12 +287,6 @@ def joined(found: Iterable[tuple[Tail, str]]) -> Iterator[tuple[Tail, str, bool]
         first = pieces[numbers[0]][0]
         text = "".join(_whole(pieces[number][1]).message for number in numbers)
         yield first, text, len(numbers) == first.parts
-
-
-def _json_each(values: Sequence[Any]) -> list[str]:
-    """Encode each value as JSON; all at once, which JSON's escaping of line feeds makes possible."""
-    text = _encode_lines(values).decode()
-    return text.split("\n")[:-1]
 
 
 def _text(value: Any) -> str:

@@ -11,9 +11,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+
+from shipper.columns import Kind, render
+
+if TYPE_CHECKING:
+    from shipper.columns import Part as Column
 
 #: Bytes that CloudWatch counts for an event besides its message (API reference of PutLogEvents).
 OVERHEAD = 26
@@ -25,12 +30,11 @@ MILLI = 1_000_000
 
 #: Events that are written at once: what they take stays in the processor's cache until it is compressed.
 _PIECE = 128
-#: What stands between the id and the nanoseconds; and the characters of id, this and nanoseconds.
-_LINK = '","ns":"'
-_VARYING = 36 + len(_LINK) + 6
+#: What stands between the id and the nanoseconds, escaped; and the characters of id, this unescaped and nanoseconds.
+_LINK = rb"\",\"ns\":\""
+_VARYING = 36 + len('","ns":"') + 6
 
 _encode = msgspec.json.Encoder().encode
-_encode_lines = msgspec.json.Encoder().encode_lines
 _decode = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
@@ -51,27 +55,24 @@ class Part(NamedTuple):
 
 
 class Events(NamedTuple):
-    """Events of rows of a batch; ``objects`` end in a brace, ``sizes`` are with `OVERHEAD`.
-
-    ``moments`` are the times as text, whose last six digits go into our member.
-    """
+    """Events of rows of a batch; ``objects`` end in a brace, ``sizes`` are with `OVERHEAD`."""
 
     rows: Sequence[int]
-    times: Sequence[int]
-    moments: Sequence[str]
-    objects: Sequence[str]
-    ids: Sequence[str]
-    shells: Sequence[Shell]
-    sizes: Sequence[int]
+    times: list[int]
+    objects: list[str]
+    ids: list[str]
+    shells: list[Shell]
+    sizes: list[int]
 
     def pick(self, places: Sequence[int]) -> Events:
         """Give the events at ``places``, of which there is at least one."""
         take = itemgetter(*places, places[0])  # of one place it would give no tuple
-        return Events(*[take(column)[:-1] for column in self])
+        rows, *columns = [list(take(column)[:-1]) for column in self]
+        return Events(rows, *columns)
 
     def in_order(self) -> Events:
         """Give the events in the order of their milliseconds; those of one millisecond keep theirs."""
-        if list(self.times) == sorted(self.times):
+        if self.times == sorted(self.times):
             return self
         return self.pick(sorted(range(len(self.times)), key=lambda place: self.times[place] // MILLI))
 
@@ -87,7 +88,8 @@ class Events(NamedTuple):
 
     def text(self, place: int) -> str:
         """Give the message of one event."""
-        return str(_decode(f"[{self._written(slice(place, place + 1))[1:]}]")[0]["message"])
+        text = render(self._parts(place, place + 1), 0, 1).decode()
+        return str(_decode(f"[{text[1:]}]")[0]["message"])
 
     def requests(self) -> Iterator[tuple[int, int]]:
         """Cut events in the order of time into what one request takes: ranges of them."""
@@ -101,27 +103,24 @@ class Events(NamedTuple):
             before = ends[end - 1]
             start = end
 
-    def body(self, target: dict[str, str], start: int, end: int) -> Iterator[bytes]:
+    def body(self, target: dict[str, str], start: int, end: int) -> Iterator[bytes | memoryview]:
         """Write a request of a range of events, piece by piece; ``target`` names group and stream."""
         yield _encode(target)[:-1] + b',"logEvents":['
+        comma = 1  # every event has one in front; the first is left out
         for at in range(start, end, _PIECE):
-            text = self._written(slice(at, min(at + _PIECE, end)))
-            yield (text[1:] if at == start else text).encode()
+            stop = min(at + _PIECE, end)
+            yield memoryview(render(self._parts(at, stop), 0, stop - at))[comma:]
+            comma = 0
         yield b"]}"
 
-    def _written(self, cut: slice) -> str:
-        """Write events with a comma before each."""
-        shells = self.shells[cut]
-        flat = [',{"timestamp":', "", ',"message":"', "", "", "", _escaped(_LINK), "", ""] * len(shells)
-        moments = self.moments[cut]
-        flat[1::9] = [moment[:-6] for moment in moments]
-        # No string has a line feed inside, and every object ends in the brace before which ours goes in.
-        flat[3::9] = _encode_lines(self.objects[cut])[1:-3].decode().split('}"\n"')
-        flat[4::9] = [shell.start for shell in shells]
-        flat[5::9] = self.ids[cut]
-        flat[7::9] = [moment[-6:] for moment in moments]
-        flat[8::9] = [shell.end for shell in shells]
-        return "".join(flat)
+    def _parts(self, start: int, end: int) -> list[Column]:
+        """Give what the events of a range are joined from, each with a comma in front."""
+        times, shells = self.times[start:end], self.shells[start:end]
+        return [
+            b',{"timestamp":', (Kind.MILLIS, times), b',"message":"', (Kind.OPEN, self.objects[start:end]),
+            (Kind.TEXT, [shell.start for shell in shells]), (Kind.TEXT, self.ids[start:end]), _LINK,
+            (Kind.BELOW, times), (Kind.TEXT, [shell.end for shell in shells]),
+        ]  # fmt: skip
 
 
 def shell(form: str, rest: str) -> Shell:

@@ -127,7 +127,9 @@ class CloudwatchSink(Sink):
             else:
                 _refuse(rejected, rows, outcome)
 
-    def _put(self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes]]) -> Mapping[str, int]:
+    def _put(
+        self, group: str, stream: str, make: Callable[[dict[str, str]], Iterable[bytes | memoryview]]
+    ) -> Mapping[str, int]:
         assert self._client is not None
         if group in self._unset:
             self._set_retention(group)

@@ -18,20 +18,23 @@ r"""How a record becomes a document, and a document a record again.
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from shipper.columns import rfc3339
+from shipper.columns import Kind, render
 from shipper.errors import PermanentError
+from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from sinks._http import gzip_packer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from shipper.columns import Part
     from shipper.errors import SinkError
     from shipper.record import Batch
 
@@ -53,13 +56,17 @@ LONGEST = 32_000
 DEEPEST = 18
 #: Levels of nesting that JSON text keeps; beyond, a value is its own text.
 _ABYSS = 200
-#: Texts of resource and level, and of seconds, that are kept from batch to batch.
+#: Texts of resource and level that are kept from batch to batch.
 _TAILS = 4_000
-#: Without any of these no name in a block of JSON is odd. Looking for them is cheaper than looking at every name, and
+#: Documents that are written at once: what they take stays in the processor's cache until it is compressed.
+_PIECE = 256
+#: Without any of these no name in a line of JSON is odd. Looking for them is cheaper than looking at every name, and
 #: three patterns are cheaper than one of three branches or than ``in``.
-_SUSPECTS = tuple(map(re.compile, (rb'"":', rb'"\.', rb"\.\.")))
+_ODD = tuple(map(re.compile, (rb'"":', rb'"\.', rb"\.\.")))
 _NO_OPENERS = bytes(byte for byte in range(256) if byte not in b"[{\n")
 _MANY_OPENERS = re.compile(rb"[\[{]{%d}" % (DEEPEST + 1))
+#: What encoding raises for values that JSON does not hold.
+_UNFIT = (UnicodeError, ValueError, TypeError, OverflowError, RecursionError)
 _HOUR = 3_600_000_000_000
 _CANONICAL = frozenset(SEVERITIES.values())
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -70,50 +77,77 @@ _encode = _encoder.encode
 _decode = msgspec.json.decode
 
 
-class Documents:
-    """Makes the lines of bulk requests. ``ids`` gives each document its record's id, ``original`` adds the raw line."""
+class Body(NamedTuple):
+    """The body of a bulk request: the rows that it has, and its bytes before compression."""
 
-    def __init__(self, *, ids: bool, original: bool) -> None:
+    rows: range
+    size: int
+    data: bytes
+
+
+class Documents:
+    """Makes bulk requests. ``ids`` gives each document its record's id, ``original`` adds the raw line."""
+
+    def __init__(self, *, ids: bool, original: bool, gzip: bool) -> None:
         self._ids = ids
         self._original = original
+        self._gzip = gzip
         self._tails: dict[tuple[Resource, int], str] = {}
-        self._seconds = _Seconds()
 
-    def lines(self, batch: Batch) -> list[str]:
-        """Give for each record its action and its document, two lines in one text."""
-        count = len(batch)
-        ids = batch.ids
-        severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
-        messages = batch.messages if batch.messages is not None else batch.raws
-        values = batch.attributes if batch.attributes is not None else [{}] * count
-        block = _block(values)
-        attributes = _lines(block)
-        tails = self._tails_of(batch.resources, severities)
-        for row in _misfits(block, attributes):
-            tails[row] += ',"unindexed":true,"attributes":' + _encode(attributes[row]).decode()
-            attributes[row] = "{}"
-        originals = self._originals(batch, messages)
-        second = self._seconds
-        columns = zip(ids, _times(batch.times), _texts(messages), attributes, originals, tails, strict=True)
-        if self._ids:
-            return [
-                f'{{"create":{{"_id":"{one}"}}}}\n{{"@timestamp":"{second[time[:-9]]}{time[-9:]}Z","message":{message}'
-                f',"attributes":{details},"event":{{"id":"{one}"{original}{tail}}}}}\n'
-                for one, time, message, details, original, tail in columns
-            ]
-        return [
-            f'{{"create":{{}}}}\n{{"@timestamp":"{second[time[:-9]]}{time[-9:]}Z","message":{message}'
-            f',"attributes":{details},"event":{{"id":"{one}"{original}{tail}}}}}\n'
-            for one, time, message, details, original, tail in columns
-        ]
+    def body(self, batch: Batch, rows: range, most: int) -> Body:
+        """Write the first of some rows, so many that they take at most ``most`` bytes; a longer one goes alone.
 
-    def _originals(self, batch: Batch, messages: list[str]) -> Iterable[str]:
-        if not self._original:
-            return repeat("", len(messages))
-        return [
-            "" if raw == message else ',"original":' + text
-            for raw, message, text in zip(batch.raws, messages, _texts(batch.raws), strict=True)
-        ]
+        The same rows give the same bytes.
+        """
+        packer = gzip_packer() if self._gzip else None
+        written: list[bytes | memoryview] = []
+        size, end = 0, rows.start
+        while end < rows.stop:
+            ends: list[int] = []
+            text = memoryview(self._lines(batch, slice(end, min(end + _PIECE, rows.stop)), ends))
+            count = bisect_right(ends, most - size) or int(end == rows.start)
+            if not count:
+                break
+            text = text[: ends[count - 1]]
+            written.append(packer.compress(text) if packer else text)
+            size += len(text)
+            end += count
+            if count < len(ends):
+                break
+        if packer:
+            written.append(packer.flush())
+        return Body(range(rows.start, end), size, b"".join(written))
+
+    def _lines(self, batch: Batch, rows: slice, ends: list[int]) -> bytes:
+        """Write actions and documents, two lines each; ``ends`` gets where each document ends."""
+        messages = (batch.messages if batch.messages is not None else batch.raws)[rows]
+        attributes = batch.attributes[rows] if batch.attributes is not None else [{}] * len(messages)
+        raws = batch.raws[rows] if self._original else messages
+        try:
+            parts = self._parts(batch, rows, messages, attributes, raws)
+            return render(parts, 0, len(messages), ends=ends)
+        except _UNFIT:
+            mended = [msgspec.Raw(_json(value)) for value in attributes]
+            parts = self._parts(batch, rows, list(map(_clean, messages)), mended, list(map(_clean, raws)))
+            return render(parts, 0, len(messages), ends=ends)
+
+    def _parts(
+        self, batch: Batch, rows: slice, messages: list[str], attributes: list[Any], raws: list[str]
+    ) -> list[Part]:
+        severities = batch.severities[rows] if batch.severities is not None else [SEVERITIES["info"]] * len(messages)
+        tails = self._tails_of(batch.resources[rows], severities)
+        if misfits := _misfits(attributes):
+            attributes = list(attributes)
+        for row in misfits:
+            tails[row] += ',"unindexed":true,"attributes":' + _encode(_json(attributes[row]).decode()).decode()
+            attributes[row] = {}
+        ids = (Kind.TEXT, batch.ids[rows])
+        parts: list[Part] = [b'{"create":{"_id":"', ids, b'"}}\n'] if self._ids else [b'{"create":{}}\n']
+        parts += [b'{"@timestamp":"', (Kind.RFC3339, batch.times[rows]), b'","message":', (Kind.STRING, messages)]
+        parts += [b',"attributes":', (Kind.VALUE, attributes), b',"event":{"id":"', ids, b'"']
+        if self._original:
+            parts.append((Kind.TEXT, list(map(_original, raws, messages))))
+        return [*parts, (Kind.TEXT, tails), b"}}\n"]
 
     def _tails_of(self, resources: list[Resource], severities: list[int]) -> list[str]:
         if len(self._tails) > _TAILS:
@@ -146,9 +180,9 @@ def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
     return dict(found)
 
 
-def out_of_range(batch: Batch) -> dict[int, SinkError]:
-    """Give the rows whose time no ``date_nanos`` can hold."""
-    if not len(batch) or (min(batch.times) >= 0 and max(batch.times) <= LAST_NS):
+def out_of_range(times: Sequence[int]) -> dict[int, SinkError]:
+    """Give the rows whose time, of at least one, no ``date_nanos`` can hold."""
+    if min(times) >= 0 and max(times) <= LAST_NS:
         return {}
     return {
         row: PermanentError(
@@ -156,25 +190,9 @@ def out_of_range(batch: Batch) -> dict[int, SinkError]:
             code="time_range",
             certain=True,
         )
-        for row, time_ns in enumerate(batch.times)
+        for row, time_ns in enumerate(times)
         if not 0 <= time_ns <= LAST_NS
     }
-
-
-def pieces(lines: Sequence[str], most: int) -> list[range]:
-    """Cut rows into runs whose texts together have at most ``most`` bytes; a row that is longer stands alone."""
-    sizes = list(map(len, lines if all(map(str.isascii, lines)) else map(str.encode, lines)))
-    if sum(sizes) <= most:
-        return [range(len(lines))] if lines else []
-    runs: list[range] = []
-    start = size = 0
-    for row, one in enumerate(sizes):
-        if size and size + one > most:
-            runs.append(range(start, row))
-            start, size = row, 0
-        size += one
-    runs.append(range(start, len(lines)))
-    return runs
 
 
 def _tail(resource: Resource, severity: int) -> str:
@@ -201,67 +219,46 @@ def _tail(resource: Resource, severity: int) -> str:
     return event + "}," + _json(fields).decode()[1:-2]
 
 
-class _Seconds(dict[str, str]):
-    """The text of each second since 1970, up to its point, by the second's number; kept, for a second has many lines."""
-
-    def __missing__(self, number: str) -> str:
-        if len(self) > _TAILS:
-            self.clear()
-        text = self[number] = rfc3339(int(number) * 1_000_000_000)[:20]
-        return text
+def _original(raw: str, message: str) -> str:
+    return "" if raw == message else ',"original":' + _json(raw).decode()
 
 
-def _times(times: Sequence[int]) -> list[str]:
-    """Give each time's nanoseconds in at least ten digits: what stands before the last nine is the second."""
-    texts = _encode(times)[1:-1].decode().split(",")
-    return texts if min(times) >= 1_000_000_000 else [text.zfill(10) for text in texts]
-
-
-def _texts(values: Sequence[Any]) -> list[str]:
-    """Give each value as JSON."""
-    return _lines(_block(values))
-
-
-def _block(values: Sequence[Any]) -> bytes:
-    """Give each value as a line of JSON, all in one."""
-    try:
-        return _encoder.encode_lines(values)
-    except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
-        return b"".join([_json(value) + b"\n" for value in values])
-
-
-def _lines(block: bytes) -> list[str]:
-    lines = block.decode().split("\n")
-    lines.pop()
-    return lines
-
-
-def _misfits(block: bytes, lines: list[str]) -> set[int]:
+def _misfits(values: list[Any]) -> list[int]:
     """Give the rows whose attributes a ``flattened`` field might not take: too long, too deep, or an odd name."""
-    rows: set[int] = set()
-    if max(map(len, lines)) * 4 > LONGEST:
-        rows |= {row for row, line in enumerate(lines) if len(line) * 4 > LONGEST and len(line.encode()) > LONGEST}
-    if _is_suspect(block):
-        rows |= {row for row, line in enumerate(block.split(b"\n")[:-1]) if _has_odd_name(line)}
-    # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
+    rows = _suspects(values) if compiled is None else compiled.flattened_suspects(values, LONGEST, DEEPEST)
+    return [row for row in rows if _is_misfit(_json(values[row]))]
+
+
+def _suspects(values: list[Any]) -> list[int]:
+    """Give at least the rows of `_misfits`: those that may be at a glance."""
+    try:
+        block = _encoder.encode_lines(values)
+    except _UNFIT:
+        block = b"".join([_json(value) + b"\n" for value in values])
+    lines = block.split(b"\n")[:-1]
+    # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every block.
     openers = block.translate(None, _NO_OPENERS)
-    if _MANY_OPENERS.search(openers):
-        rows |= {
-            row
-            for row, opened in enumerate(openers.split(b"\n")[:-1])
-            if len(opened) > DEEPEST and len(list(_levels(_decode(lines[row])))) > DEEPEST
-        }
-    return rows
+    if max(map(len, lines)) <= LONGEST and not _MANY_OPENERS.search(openers) and not _has_odd_text(block):
+        return []
+    opened = openers.split(b"\n")
+    return [
+        row
+        for row, line in enumerate(lines)
+        if len(line) > LONGEST or len(opened[row]) > DEEPEST or _has_odd_text(line)
+    ]
 
 
-def _is_suspect(block: bytes) -> bool:
+def _has_odd_text(line: bytes) -> bool:
     """Tell whether a name in JSON may be odd; a value may be all there is to it."""
-    return any(suspect.search(block) for suspect in _SUSPECTS) or (b"\\" in block and b"\\u0000" in block)
+    return any(odd.search(line) for odd in _ODD) or b"\\u0000" in line
 
 
-def _has_odd_name(line: bytes) -> bool:
-    return _is_suspect(line) and any(
-        _is_odd(name) for level in _levels(_decode(line)) for one in level if isinstance(one, dict) for name in one
+def _is_misfit(text: bytes) -> bool:
+    if len(text) > LONGEST:
+        return True
+    levels = list(_levels(_decode(text)))
+    return len(levels) > DEEPEST or any(
+        _is_odd(name) for level in levels for one in level if isinstance(one, dict) for name in one
     )
 
 
@@ -283,7 +280,7 @@ def _is_odd(name: str) -> bool:
 def _json(value: Any) -> bytes:
     try:
         return _encode(value)
-    except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
+    except _UNFIT:
         return _encode(_mended(value))
 
 

@@ -16,7 +16,10 @@ from typing import Any, ClassVar
 import botocore.session
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shipper import columns
 from shipper.buffer import Buffer
 from shipper.checkpoint import Checkpoint
 from shipper.clock import SystemClock
@@ -892,6 +895,57 @@ def test_requests_are_gzipped_unless_told_otherwise(server: CloudwatchServer) ->
         assert request.headers.get("content-encoding", "none") == compression
         assert (len(request.body) < 20_000) is (compression == "gzip")
     assert len(server.messages()) == 200
+
+
+def test_put_goes_through_the_proxy_that_the_environment_names(
+    server: CloudwatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    with _opened(_config(server, endpoint="http://logs.invalid")) as sink:
+        sink.write(make_batch(["a"]))
+    assert server.messages() == ["a"]
+    assert {request.headers["host"] for request in server.requests} == {"logs.invalid"}
+
+
+@pytest.mark.skipif(columns.compiled is None, reason="the compiled form is not there")
+@pytest.mark.parametrize("parsed", [False, True])
+def test_events_are_the_same_compiled_or_not(parsed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [
+        "plain",
+        "",
+        "{}",
+        '{"a":"\\"}"}',
+        '{"é":"€😀"}',
+        "\0\x1f\x7f\n",
+        '"',
+        "half \ud800",
+        '{"half":"\udfff"}',
+        "{" + "x" * 9000 + "}",
+    ]
+    attributes = [{"n": value} for value in (1, 2**80, -1.5, None, True, [], {"x": "\ud800"}, "é", "\n", float("nan"))]
+    batch = make_batch(lines, parsed=parsed, attributes=attributes if parsed else None, start_ns=NOW_NS - 7, step_ns=1)
+    encoder = encode.Encoder(parsed=parsed, resource=True)
+
+    def written() -> list[bytes]:
+        events = encoder.parted(encoder.events(batch), 4096)
+        return [b"".join(events.body({"logGroupName": "g"}, start, end)) for start, end in events.requests()]
+
+    found = written()
+    monkeypatch.setattr(columns, "compiled", None)
+    assert written() == found
+
+
+@pytest.mark.skipif(columns.compiled is None, reason="the compiled form is not there")
+@given(st.lists(st.integers() | st.integers(-(1 << 65), 1 << 65)))
+def test_milliseconds_and_what_is_below_are_the_same_compiled_or_not(times: list[int]) -> None:
+    parts: list[columns.Part] = [(columns.Kind.MILLIS, times), b".", (columns.Kind.BELOW, times), b"\n"]
+    text = columns.render(parts, 0, len(times))
+    assert text == columns._render(parts, 0, len(times), None)
+    assert [int(one.replace(b".", b"")) for one in text.splitlines() if one[:1] != b"-"] == [
+        time_ns for time_ns in times if time_ns >= 0
+    ]
 
 
 def test_same_batch_gives_the_same_bytes(server: CloudwatchServer, sink: CloudwatchSink) -> None:

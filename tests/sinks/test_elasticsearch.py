@@ -5,12 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from shipper import columns
 from shipper.columns import rfc3339
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.query import Query
@@ -24,6 +28,7 @@ from shipper.testing.sink_contract import SinkContract
 from sinks.elasticsearch import ElasticsearchConfig, ElasticsearchReader, ElasticsearchSink, encode, faults
 
 DAY = 86_400 * 10**9
+needs_compiled = pytest.mark.skipif(encode.compiled is None, reason="the compiled form is not there")
 
 
 @pytest.fixture
@@ -268,16 +273,6 @@ def test_more_resources_than_are_remembered(server: ElasticsearchServer, monkeyp
     assert len({record.resource.service for record in read(server)}) == 60
 
 
-def test_more_seconds_than_are_remembered(server: ElasticsearchServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encode, "_TAILS", 5)
-    sink = opened(server)
-    batch = make_batch([f"m{index}" for index in range(20)], start_ns=START_NS, step_ns=10**9)
-    sink.write(batch)
-    sink.close()
-    assert sorted(record.time_ns for record in read(server)) == batch.times
-    assert len(sink._documents._seconds) <= 6
-
-
 @pytest.mark.parametrize("time_ns", [0, 1, 999_999_999, 1_000_000_000, 10**18 - 1, 10**18, encode.LAST_NS])
 def test_first_and_last_time_that_the_field_holds(server: ElasticsearchServer, time_ns: int) -> None:
     written(server, make_batch(["edge"], start_ns=time_ns))
@@ -299,6 +294,90 @@ def test_time_beyond_the_field_is_refused_alone_and_by_a_known_rule(server: Elas
     sink.close()
 
 
+# Both forms
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+class _Map(dict[str, Any]):
+    pass
+
+
+_NAMES = st.sampled_from(
+    [
+        "",
+        ".",
+        "a",
+        "a.",
+        "a..",
+        "a..b",
+        ".a",
+        "a.b",
+        "a\0b",
+        "é",
+        "€.",
+        "..€",
+        "😀" * 3,
+        "k" * 40,
+        "12345678.",
+        "x" * 8 + "..",
+    ]
+)
+_LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.just(2**80), st.floats(), st.text(max_size=12), st.just("\ud800"),
+    st.just('say ".", ""'), st.just("\0\n\x1f"), st.just("x" * 90), st.just("é" * 170), st.just(_Text("sub")),
+    st.just(Path("x")), st.just((1, {"": 2})),
+)  # fmt: skip
+_VALUES = st.dictionaries(
+    _NAMES,
+    st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_NAMES, inner, max_size=4)),
+    max_size=4,
+)
+
+
+def _nested(depth: int) -> dict[str, Any]:
+    return {"a": _nested(depth - 1)} if depth else {}
+
+
+@contextmanager
+def _form(*, pure: bool) -> Iterator[None]:
+    """Values of some hundred bytes are too long already, so that many can be tried."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "LONGEST", 300)
+        if pure:
+            patch.setattr(encode, "compiled", None)
+            patch.setattr(columns, "compiled", None)
+        yield
+
+
+@needs_compiled
+@given(st.lists(_VALUES | _VALUES.map(_Map) | st.integers(0, 70).map(_nested), min_size=1, max_size=8))
+def test_misfits_are_the_same_compiled_or_not(values: list[Any]) -> None:
+    with _form(pure=False):
+        found = encode._misfits(values)
+        assert found == [row for row, value in enumerate(values) if encode._is_misfit(encode._json(value))]
+    with _form(pure=True):
+        assert encode._misfits(values) == found
+
+
+@needs_compiled
+@given(
+    st.lists(st.tuples(st.text(max_size=20) | st.just("half \ud800"), st.text(max_size=20), _VALUES), min_size=1),
+    st.integers(1, 2_000),
+)
+def test_bodies_are_the_same_compiled_or_not(rows: list[tuple[str, str, Any]], most: int) -> None:
+    messages, raws, attributes = map(list, zip(*rows, strict=True))
+    batch = make_batch(messages, raws=raws, attributes=attributes)
+    documents = encode.Documents(ids=True, original=True, gzip=False)
+    found = []
+    for pure in (False, True):
+        with _form(pure=pure):
+            found.append(documents.body(batch, range(len(rows)), most))
+    assert found[0] == found[1]
+
+
 # Size
 
 
@@ -310,11 +389,20 @@ def test_batch_is_cut_below_the_limit_of_a_body_and_a_longer_record_goes_alone(s
     assert server.messages() == batch.messages
 
 
+@pytest.mark.parametrize("piece", [1, 2, 256])
 @pytest.mark.parametrize("room", [0, 1, -1])
-def test_pieces_fill_a_body_to_the_byte(room: int) -> None:
-    lines = ["a" * 10, "é" * 5, "c" * 10]
-    assert encode.pieces(lines, 30 + room) == ([range(3)] if room >= 0 else [range(2), range(2, 3)])
-    assert encode.pieces([], 10) == []
+def test_body_is_filled_to_the_byte(monkeypatch: pytest.MonkeyPatch, room: int, piece: int) -> None:
+    """However many documents are written at once."""
+    monkeypatch.setattr(encode, "_PIECE", piece)
+    documents = encode.Documents(ids=True, original=False, gzip=False)
+    batch = make_batch(["a" * 10, "é" * 5, "c" * 10, "d"])
+    body = documents.body(batch, range(3), 1 << 20)
+    assert (body.rows, body.size) == (range(3), len(body.data))
+    cut = documents.body(batch, range(3), body.size + room)
+    assert cut.rows == (range(3) if room >= 0 else range(2))
+    assert (cut.size, cut.data) == (len(cut.data), body.data[: cut.size])
+    alone = documents.body(batch, range(1, 3), 10)
+    assert (alone.rows, alone.size) == (range(1, 2), len(alone.data))
 
 
 def test_413_splits_and_is_remembered() -> None:
