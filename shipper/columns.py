@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import lru_cache
-from itertools import accumulate, repeat
+from itertools import accumulate, chain, islice, repeat
 from typing import Any, Final
 
 import msgspec
@@ -21,6 +21,9 @@ from shipper.native import compiled
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _encode = _encoder.encode
+#: All digits as one, and as many as an integer beyond 64 bits has at least.
+_DIGITS: Final = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
+_WIDE: Final = b"0" * 19
 
 
 class Kind(IntEnum):
@@ -47,6 +50,10 @@ class Kind(IntEnum):
     #: A time's milliseconds in decimal; the six digits of its nanoseconds below the millisecond.
     MILLIS = 11
     BELOW = 12
+    #: A dict's members, each with a comma in front, all values as JSON strings: what is no text as its JSON. The names
+    #: of those that are none: a JSON array, as the inside of a JSON string.
+    MEMBERS = 13
+    ENCODED = 14
 
 
 #: What every record has, or a kind and a column.
@@ -73,6 +80,25 @@ def _render(parts: list[Part], start: int, end: int, ends: list[int] | None) -> 
     return "".join(rows).encode()
 
 
+def wide(column: list[Any]) -> list[int]:
+    """Give the indexes of the values that have an integer beyond 64 bits anywhere, which many a decoder would round."""
+    places: list[int] | None = None if compiled is None else compiled.wide(column)
+    if places is not None:
+        return places
+    if _WIDE not in _encoder.encode_lines(column).translate(_DIGITS):
+        return []
+    return [place for place, value in enumerate(column) if is_wide(value)]
+
+
+def is_wide(value: Any) -> bool:
+    """Tell whether an integer beyond 64 bits stands anywhere in a value."""
+    if isinstance(value, int):
+        return not -(1 << 63) <= value < 1 << 63
+    if isinstance(value, dict):
+        return any(map(is_wide, value.values()))
+    return isinstance(value, list | tuple) and any(map(is_wide, value))
+
+
 def rfc3339(time_ns: int) -> str:
     """Render nanoseconds since 1970 UTC as ``2026-11-22T22:47:13.123456789Z``."""
     return _time(time_ns, "T", 9) + "Z"
@@ -85,9 +111,51 @@ def _values(column: Sequence[Any]) -> list[str]:
     return lines
 
 
+def _members(column: Sequence[dict[str, Any]]) -> list[str]:
+    values = list(chain.from_iterable([each.values() for each in column]))
+    texts = [
+        f"{name}{text if isinstance(value, str) else _string(text)}"
+        for name, value, text in zip(map(_named, chain.from_iterable(column)), values, _values(values), strict=True)
+    ]
+    members = iter(texts)
+    return ["".join(islice(members, len(each))) for each in column]
+
+
+def _encoded(column: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        _encoded_names(tuple([name for name, value in each.items() if not isinstance(value, str)])) for each in column
+    ]
+
+
+@lru_cache(maxsize=1024)
+def _encoded_names(names: tuple[str, ...]) -> str:
+    return _string(_string(names))[1:-1]
+
+
+@lru_cache(maxsize=1024)
+def _named(name: str) -> str:
+    return f",{_string(name)}:"
+
+
+def _string(value: Any) -> str:
+    return _encode(value).decode()
+
+
 def _time(time_ns: int, between: str, digits: int) -> str:
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return f"{_second(seconds, between)}.{rest // 10 ** (9 - digits):0{digits}d}"
+
+
+def _times(between: str, digits: int, end: str = "") -> Callable[[Sequence[int]], list[str]]:
+    def texts(column: Sequence[int]) -> list[str]:
+        if min(column, default=0) < 10**18 or max(column) >= 10**19:
+            return [_time(time_ns, between, digits) + end for time_ns in column]
+        # Ten digits of seconds, nine of nanoseconds: no arithmetic, and each second is written once.
+        numbers = list(map(str, column))
+        known = {second: f"{_second(int(second), between)}." for second in {text[:10] for text in numbers}}
+        return [f"{known[text[:10]]}{text[10 : 10 + digits]}{end}" for text in numbers]
+
+    return texts
 
 
 @lru_cache(maxsize=1024)
@@ -114,11 +182,13 @@ _TEXTS: Final[dict[Kind, Callable[[Sequence[Any]], Sequence[str]]]] = {
     Kind.OPEN: lambda column: [text[1:-1] for text in _values([text[:-1] for text in column])],
     Kind.NUMBER: lambda column: list(map(str, column)),
     Kind.VALUE: _values,
-    Kind.RFC3339: lambda column: list(map(rfc3339, column)),
-    Kind.TICKS: lambda column: [_time(time_ns, "T", 7) + "Z" for time_ns in column],
-    Kind.CREATED: lambda column: [_time(time_ns, " ", 6) for time_ns in column],
+    Kind.RFC3339: _times("T", 9, "Z"),
+    Kind.TICKS: _times("T", 7, "Z"),
+    Kind.CREATED: _times(" ", 6),
     Kind.FIELD: _marked("\x1c\x1d\x1e", "\x1c", "\x1cN"),
     Kind.QUOTED: _marked("'\\", "\\", "NULL", quote="'"),
     Kind.MILLIS: lambda column: [str(time_ns // 1_000_000) for time_ns in column],
     Kind.BELOW: lambda column: [f"{time_ns % 1_000_000:06d}" for time_ns in column],
+    Kind.MEMBERS: _members,
+    Kind.ENCODED: _encoded,
 }

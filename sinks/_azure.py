@@ -7,17 +7,24 @@ Tokens come by plain HTTP: a client secret, a workload identity's token file, or
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from operator import sub
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
 from msgspec import Meta
 
+from shipper.columns import render, rfc3339
 from shipper.errors import ParkedError, RetryableError, SinkError
+from shipper.record import SEVERITIES, Batch, Resource
 from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, gzip_packer, refusal, retry_after, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from shipper.columns import Part
+
+T = TypeVar("T")
 
 #: Seconds before its end at which a token is fetched anew: longer than any request takes.
 EARLY = 300.0
@@ -305,21 +312,92 @@ def clean(value: Any) -> Any:
     return value
 
 
-#: What stands between the items of a request. JSON has no line breaks within a text, so a request can be cut there.
-BETWEEN = ",\n"
+#: What stands between the items of a request, and in front of each as encoders make them. JSON has no line breaks within
+#: a text, so items can be told apart there.
+BETWEEN = b",\n"
 
 
-def joined(columns: Sequence[str | Sequence[str]], count: int) -> str:
-    """Join ``count`` items from their pieces, a column each or one text for all, with `BETWEEN` between items.
+class Columns(NamedTuple):
+    """Some records of a batch. ``rows`` names each in the batch; what a batch without parsing lacks is filled in."""
 
-    One join of all pieces costs half of one per item.
+    rows: range
+    times: list[int]
+    ids: list[str]
+    severities: list[int]
+    messages: list[str]
+    attributes: list[dict[str, Any]]
+    resources: list[Resource]
+
+    @classmethod
+    def of(cls, batch: Batch, start: int, end: int) -> Columns:
+        """Take the records from ``start`` to ``end``."""
+        count = end - start
+        return cls(
+            range(start, end),
+            batch.times[start:end],
+            batch.ids[start:end],
+            batch.severities[start:end] if batch.severities is not None else [SEVERITIES["info"]] * count,
+            (batch.messages if batch.messages is not None else batch.raws)[start:end],
+            batch.attributes[start:end] if batch.attributes is not None else [{}] * count,
+            batch.resources[start:end],
+        )
+
+    def cleaned(self) -> Columns:
+        """Give the same without lone surrogates, which no UTF-8 can carry."""
+        return self._replace(messages=clean(self.messages), attributes=clean(self.attributes))
+
+
+class ByResource(dict[Resource, T]):
+    """What a sink derives from a resource, made when it is first asked for."""
+
+    def __init__(self, make: Callable[[Resource], T]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, resource: Resource) -> T:
+        if len(self) > 10_000:  # bounds memory where containers come and go
+            self.clear()
+        made = self[resource] = self._make(resource)
+        return made
+
+
+class Encoded(NamedTuple):
+    """Items of some records. ``texts`` have items with `BETWEEN` in front of each, and the record of each; ``several``
+    the items, without it, of the records that have more than one.
     """
-    width = len(columns) + 1
-    pieces = [BETWEEN] * (width * count)
-    for place, column in enumerate(columns):
-        pieces[place::width] = [column] * count if isinstance(column, str) else column
-    pieces.pop()
-    return "".join(pieces)
+
+    texts: list[tuple[bytes | memoryview, Sequence[int]]]
+    several: dict[int, list[bytes]]
+
+
+def encoded(
+    some: Columns, parts: list[Part], *, sure: int, careful: set[int], carefully: Callable[[int], list[bytes]]
+) -> Encoded:
+    """Render records as items, `BETWEEN` the first of their parts. ``carefully`` makes the items of a record by its
+    place instead, if it is one of ``careful`` or its item has more than ``sure`` bytes.
+    """
+    ends: list[int] = []
+    text = render(parts, 0, len(some.rows), ends=ends)
+    starts = [0, *ends]
+    if max(map(sub, ends, starts)) > sure:
+        careful = careful | {
+            place for place, (end, start) in enumerate(zip(ends, starts, strict=False)) if end - start > sure
+        }
+    if not careful:
+        return Encoded([(text, some.rows)], {})
+    made = Encoded([], {})
+    view, begin = memoryview(text), 0
+    for place in [*sorted(careful), len(ends)]:
+        if begin < place:
+            made.texts.append((view[starts[begin] : starts[place]], some.rows[begin:place]))
+        begin = place + 1
+    for place in sorted(careful):
+        items = carefully(place)
+        if len(items) > 1:
+            made.several[some.rows[place]] = items
+        else:
+            made.texts.append((BETWEEN + items[0], some.rows[place : place + 1]))
+    return made
 
 
 class Requests:
@@ -337,21 +415,41 @@ class Requests:
 
     def _start(self) -> None:
         self._packer = gzip_packer() if self._gzip else None
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | memoryview] = []
         self._records: list[int] = []
         self._size = 0
 
-    def add(self, text: bytes, records: Sequence[int]) -> None:
-        """Add items with `BETWEEN` between them; ``records`` names the record of each."""
-        # What stands before it, and the bracket at the end.
-        more = len(text) + len(BETWEEN) + 1
-        if self._size and self._size + more > self._most:
+    def fill(self, batch: Batch, encode: Callable[[Columns], Encoded], *, at_once: int) -> None:
+        """Encode and send a batch, so many records at once: what they touch stays in the processor's cache."""
+        several: dict[int, list[bytes]] = {}
+        for start in range(0, len(batch), at_once):
+            some = Columns.of(batch, start, min(start + at_once, len(batch)))
+            try:
+                made = encode(some)
+            except UnicodeEncodeError:
+                made = encode(some.cleaned())
+            several |= made.several
+            for text, records in made.texts:
+                self.add(text, records)
+        self.flush()
+        for record, items in several.items():
+            # By itself, so that a refusal of the whole request is a refusal of this record.
+            for item in items:
+                self.add(BETWEEN + item, [record])
             self.flush()
-        if not self._size and more > self._most and len(records) > 1:
-            for item, record in zip(text.split(BETWEEN.encode()), records, strict=True):
-                self.add(item, (record,))
-            return
-        self._put(BETWEEN.encode() if self._size else b"[")
+
+    def add(self, text: bytes | memoryview, records: Sequence[int]) -> None:
+        """Add items with `BETWEEN` in front of each; ``records`` names the record of each."""
+        # The first has a bracket in place of what stands in front; another is at the end.
+        if self._size and self._size + len(text) + 1 > self._most:
+            self.flush()
+        if not self._size:
+            if len(text) - len(BETWEEN) + 2 > self._most and len(records) > 1:
+                for item, record in zip(bytes(text).split(BETWEEN)[1:], records, strict=True):
+                    self.add(BETWEEN + item, (record,))
+                return
+            self._put(b"[")
+            text = memoryview(text)[len(BETWEEN) :]
         self._put(text)
         self._records += records
 
@@ -366,30 +464,9 @@ class Requests:
         self._start()
         self._send(body, records)
 
-    def _put(self, text: bytes) -> None:
+    def _put(self, text: bytes | memoryview) -> None:
         self._size += len(text)
         self._pieces.append(text if self._packer is None else self._packer.compress(text))
-
-
-class Times:
-    """Renders nanoseconds as Azure's clock has them: ``2026-11-22T22:47:13.1234567Z``, ticks of 100 ns, cut."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, str] = {}
-
-    def texts(self, times: list[int], digits: list[str]) -> list[str]:
-        """Give the texts of times, of which ``digits`` are the decimal numbers; each must be `storable`."""
-        if times and (min(times) < 10**18 or max(times) >= 10**19):
-            return [_moment(time_ns // 10**9) + f".{time_ns % 10**9 // 100:07d}Z" for time_ns in times]
-        known = self._seconds
-        try:
-            return [f"{known[text[:10]]}{text[10:17]}Z" for text in digits]
-        except KeyError:
-            if len(known) > 100_000:
-                known.clear()
-            for second in {text[:10] for text in digits}:
-                known[second] = _moment(int(second)) + "."
-            return [f"{known[text[:10]]}{text[10:17]}Z" for text in digits]
 
 
 def storable(time_ns: int) -> bool:
@@ -398,10 +475,7 @@ def storable(time_ns: int) -> bool:
 
 
 def tick_text(time_ns: int) -> str:
-    """Render one time as `Times` does; times outside of 1970 to 2262 become the nearest within."""
-    time_ns = min(max(time_ns, 0), (1 << 63) - 1)
-    return _moment(time_ns // 10**9) + f".{time_ns % 10**9 // 100:07d}Z"
-
-
-def _moment(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+    """Render a time as `Kind.TICKS` does: ``2026-11-22T22:47:13.1234567Z``; those outside of 1970 to 2262 become the
+    nearest within.
+    """
+    return rfc3339(min(max(time_ns, 0), (1 << 63) - 1))[:-3] + "Z"

@@ -3,7 +3,8 @@
 #include "native.h"
 
 /* The kinds of columns, in the order of `shipper.columns.Kind`. */
-enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, MILLIS, BELOW, KINDS };
+enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, MILLIS, BELOW, MEMBERS,
+       ENCODED, KINDS };
 
 /* Bytes that grow; once memory is short, all further writing is in vain and `failed` says so. */
 typedef struct {
@@ -204,6 +205,78 @@ other:;
     return 0;
 }
 
+/* Write the members of a dict, each with a comma in front, as texts: what is none as its JSON, within a string. What has
+ * no quotes in its JSON needs no second look. 1 if it is no plain dict, -1 with an exception. */
+static int
+append_members(Buffer *b, Buffer *scratch, PyObject *members, PyObject *encode)
+{
+    Py_ssize_t position = 0, n;
+    PyObject *name, *value;
+    const char *p;
+    if (!PyDict_CheckExact(members))
+        return 1;
+    while (PyDict_Next(members, &position, &name, &value)) {
+        if (!PyUnicode_CheckExact(name))
+            return 1;
+        if ((p = bytes_of(name, &n)) == NULL)
+            return -1;
+        append(b, ",\"", 2);
+        append_escaped(b, p, n);
+        append(b, "\":\"", 3);
+        if (PyUnicode_CheckExact(value)) {
+            if ((p = bytes_of(value, &n)) == NULL)
+                return -1;
+            append_escaped(b, p, n);
+        }
+        else if (PyUnicode_Check(value))
+            return 1;
+        else {
+            /* What `encode` calls could take the member away. */
+            Py_INCREF(value);
+            int plain = PyLong_CheckExact(value) || PyFloat_CheckExact(value);
+            scratch->p = scratch->start;
+            int failed = append_value(plain ? b : scratch, value, encode, 0);
+            Py_DECREF(value);
+            if (failed)
+                return failed;
+            if (!plain)
+                append_escaped(b, scratch->start, scratch->p - scratch->start);
+            b->failed |= scratch->failed;
+        }
+        append(b, "\"", 1);
+    }
+    return 0;
+}
+
+/* Write the names of those members that are no texts: a JSON array within a JSON string. */
+static int
+append_encoded(Buffer *b, Buffer *scratch, PyObject *members)
+{
+    Py_ssize_t position = 0, n;
+    PyObject *name, *value;
+    const char *p;
+    char before = '[';
+    if (!PyDict_CheckExact(members))
+        return 1;
+    scratch->p = scratch->start;
+    while (PyDict_Next(members, &position, &name, &value)) {
+        if (!PyUnicode_CheckExact(name))
+            return 1;
+        if (PyUnicode_Check(value))
+            continue;
+        if ((p = bytes_of(name, &n)) == NULL)
+            return -1;
+        append(scratch, &before, 1);
+        append_string(scratch, p, n);
+        before = ',';
+    }
+    append_escaped(b, scratch->start, scratch->p - scratch->start);
+    append(b, "[]", before == '[' ? 2 : 0);
+    append(b, "]", before == ',' ? 1 : 0);
+    b->failed |= scratch->failed;
+    return 0;
+}
+
 static inline char *
 two_digits(char *o, unsigned number)
 {
@@ -297,7 +370,7 @@ PyDoc_STRVAR(render_doc,
 "render(parts, start, end, encode, ends)\n--\n\n"
 "Join the records from start to end. A part is bytes that every record has, or a pair of a kind and a column; encode\n"
 "writes values of unusual types as JSON. ends, a list or None, gets where each record ends. None if a number is beyond\n"
-"64 bits.");
+"64 bits, or members are no plain dict.");
 
 typedef struct {
     int kind;
@@ -305,6 +378,7 @@ typedef struct {
     Py_ssize_t size;
     PyObject *column;
     Second second;
+    Buffer scratch;
 } Part;
 
 static int
@@ -315,6 +389,10 @@ append_item(Buffer *b, Part *part, PyObject *item, PyObject *encode)
     switch (part->kind) {
     case VALUE:
         return append_value(b, item, encode, 0);
+    case MEMBERS:
+        return append_members(b, &part->scratch, item, encode);
+    case ENCODED:
+        return append_encoded(b, &part->scratch, item);
     case NUMBER: case RFC3339: case TICKS: case CREATED: case MILLIS: case BELOW: {
         int overflow;
         long long number = PyLong_AsLongLongAndOverflow(item, &overflow);
@@ -439,6 +517,8 @@ render(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     else
         result = PyBytes_FromStringAndSize(b.start, b.p - b.start);
 done:
+    for (Py_ssize_t i = 0; i < count; i++)
+        PyMem_Free(parts[i].scratch.start);
     PyMem_Free(b.start);
     PyMem_Free(parts);
     return result;

@@ -13,30 +13,42 @@ A record that exceeds one stays whole: what does not fit is cut in its own place
 one JSON text, ``{"message": ..., "attributes": {...}, "resource": {...}}``, cut into the numbered properties of this
 item and of as many further items as it takes. All have the id, the time and the resource; the reader joins them.
 
-The common case works on columns: records of the same names and resource differ in a few texts only, so their
-items are joined from those and constants. An item of at most `_SURE` characters holds no value that could be too long.
+The common case works on columns. An item of at most `_SURE` bytes holds no value that could be too long.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shipper import __version__
-from shipper.record import SEVERITIES, Batch, Resource
-from sinks._azure import BETWEEN, Times, clean, joined, moved, slices, start_of, tick_text, units
+from shipper.columns import Kind
+from shipper.record import Resource
+from sinks._azure import (
+    BETWEEN,
+    ByResource,
+    Columns,
+    Encoded,
+    clean,
+    encoded,
+    moved,
+    slices,
+    start_of,
+    tick_text,
+    units,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
+
+    from shipper.columns import Part
 
 #: Bytes of an item (64 KB, whichever thousand is meant), UTF-16 units of a message, a key, a value, an event's name.
 ITEM, MESSAGE, KEY, VALUE, EVENT = 64_000, 32_768, 150, 8_192, 512
-#: Characters below which an item breaks no limit: even if each took two UTF-16 units, or four bytes.
-_SURE = 4_096
+#: Bytes of an item that breaks no limit, whatever is in it: no text has more UTF-16 units than bytes.
+_SURE = VALUE
 #: Characters of a numbered property: two units each at most, so never too long a value.
 _CHUNK = 4_000
 #: What a message, a stack and an exception's message are cut to when the whole item would be too large, and bytes of a
@@ -59,11 +71,7 @@ _TYPE = 1_024
 _STACK = "exception.stacktrace"
 _NO_MESSAGE = "(empty)"
 
-#: What the values of an attribute are: texts, JSON that needs no escapes within a text, other JSON, not all the same.
-_TEXT, _BARE, _JSON, _MIXED = "text", "bare", "json", "mixed"
-
-_encoder = msgspec.json.Encoder(enc_hook=str)
-_encode = _encoder.encode
+_encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 class Marker(msgspec.Struct, omit_defaults=True):
@@ -86,7 +94,8 @@ class Marker(msgspec.Struct, omit_defaults=True):
 
 class _Tail(msgspec.Struct, frozen=True, eq=False):
     """What a resource adds to each of its items: properties, names that the marker must name, attributes that do not
-    fit, tags.
+    fit, tags; and the item's JSON up to its tags, from its time up to the severity, from there to the attributes that
+    are JSON, and from those to the end of the marker.
     """
 
     source: str
@@ -94,16 +103,21 @@ class _Tail(msgspec.Struct, frozen=True, eq=False):
     named: list[str]
     left: dict[str, str]
     tags: dict[str, str]
-    text: str
+    start: str
+    properties: str
+    marker: str
+    end: str
 
 
 class _Shape(msgspec.Struct, frozen=True):
-    """What the names of a record's attributes say: each one's property (``None``: it has no place), and the marks."""
+    """What the names of a record's attributes say: each one's property (``None``: it has no place), and the marks.
+    ``end`` is the end of the marker; ``None`` if such records are made one by one.
+    """
 
     properties: tuple[str | None, ...]
     renamed: list[str]
     own: list[str]
-    plain: bool
+    end: str | None
 
 
 def taken(name: str) -> bool:
@@ -122,112 +136,78 @@ def severity_level(severity: int) -> int:
 
 
 _LEVELS = [f',"severityLevel":{severity_level(number)},"properties":{{"id":"' for number in range(25)]
-_NUMBERS = [str(number) for number in range(25)]
-
-
-class Encoded(msgspec.Struct, frozen=True):
-    """Items of some records: texts of items with `BETWEEN` between them, each text with the records of its items; and
-    the items of the records that have several.
-    """
-
-    texts: list[tuple[str, list[int]]]
-    several: dict[int, list[str]]
 
 
 class Encoder:
-    """Makes items for one resource of Application Insights; the same batch gives the same bytes."""
+    """Makes items for one resource of Application Insights; the same records give the same bytes."""
 
     def __init__(self, key: str, events: Sequence[str]) -> None:
         self._key = key
         self._events = tuple(events)
-        self._times = Times()
-        self._tails: dict[Resource, _Tail] = {}
+        self._tails = ByResource(lambda resource: _make_tail(resource, key))
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
-        self._plans: dict[tuple[Any, ...], _Plan | None] = {}
+        self._usual: set[str] = set()
 
-    def encode(self, batch: Batch, start: int, end: int) -> Encoded:
-        """Encode the records from ``start`` to ``end``."""
-        messages = (batch.messages if batch.messages is not None else batch.raws)[start:end]
-        attributes = batch.attributes[start:end] if batch.attributes is not None else [{}] * (end - start)
-        try:
-            return self._encoded(batch, start, messages, attributes)
-        except UnicodeEncodeError:  # lone surrogates, which no UTF-8 can carry
-            return self._encoded(batch, start, [clean(text) for text in messages], [clean(each) for each in attributes])
-
-    def _encoded(self, batch: Batch, start: int, messages: list[str], attributes: list[dict[str, Any]]) -> Encoded:
-        end = start + len(messages)
-        times, resources, ids = batch.times[start:end], batch.resources[start:end], batch.ids[start:end]
-        digits = list(map(str, times))
-        moments = self._times.texts(times, digits)
-        severities = (
-            batch.severities[start:end] if batch.severities is not None else [SEVERITIES["info"]] * (end - start)
+    def encode(self, some: Columns) -> Encoded:
+        """Encode records. Raises UnicodeEncodeError for lone surrogates."""
+        tails = list(map(self._tails.__getitem__, some.resources))
+        each_tail = set(tails)
+        names: set[str] = set().union(*some.attributes)
+        unusual = self._unusual(names).union(*[names & tail.shown.keys() for tail in each_tail])
+        properties: list[dict[Any, Any]] = some.attributes
+        ends = [tail.end for tail in tails]
+        careful: set[int] = set()
+        if unusual:
+            properties = properties.copy()
+            for place, attributes in enumerate(properties):
+                if unusual.isdisjoint(attributes):
+                    continue
+                shape = self._shape(tuple(attributes), tails[place])
+                if shape.end is None:
+                    careful.add(place)
+                    continue
+                properties[place] = dict(zip(shape.properties, attributes.values(), strict=True))
+                ends[place] = shape.end
+        if any(tail.left for tail in each_tail):
+            careful |= {place for place, tail in enumerate(tails) if tail.left}
+        if not all(some.messages) or any(map(str.isspace, some.messages)):
+            careful |= {place for place, text in enumerate(some.messages) if not text or text.isspace()}
+        parts: list[Part] = [
+            BETWEEN + b'{"time":"',
+            (Kind.TICKS, some.times),
+            (Kind.TEXT, [tail.start for tail in tails]),
+            b'},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":',
+            (Kind.STRING, some.messages),
+            (Kind.TEXT, list(map(_LEVELS.__getitem__, some.severities))),
+            (Kind.TEXT, some.ids),
+            b'","time_ns":"',
+            (Kind.NUMBER, some.times),
+            (Kind.TEXT, [tail.properties for tail in tails]),
+            (Kind.NUMBER, some.severities),
+            (Kind.TEXT, [tail.marker for tail in tails]),
+            (Kind.ENCODED, properties),
+            (Kind.TEXT, ends),
+            (Kind.MEMBERS, properties),
+            b"}}}}",
+        ]
+        if not names.isdisjoint(_TAGS):
+            parts.insert(3, (Kind.TEXT, [_members(_operation(attributes)) for attributes in some.attributes]))
+        return encoded(
+            some, parts, sure=_SURE, careful=careful, carefully=lambda place: self._carefully(some, place, tails[place])
         )
-        groups: dict[Any, list[int]] = defaultdict(list)
-        for place, look in enumerate(zip(map(tuple, attributes), resources, strict=True)):
-            groups[look].append(place)
-        texts: list[tuple[str, list[int]]] = []
-        careful: list[int] = []
-        for look, members in groups.items():
-            pick = itemgetter(*members) if len(members) > 1 else _only(members[0])
-            told: tuple[str, ...] = pick(messages)
-            values = list(zip(*[each.values() for each in pick(attributes)], strict=True))
-            encoded = list(map(_column, values))
-            plan = self._plan(look, tuple([kind for kind, _ in encoded]))
-            if plan is None or "" in told or any(map(str.isspace, told)):
-                careful += members
-                continue
-            tokens: list[Sequence[str]] = [column for _, column in encoded]
-            message_texts = _tokens(told)
-            longest = [max(map(len, each)) for each in tokens]
-            if any(longest[index] > _TAG for index in plan.tagged):
-                careful += members
-                continue
-            columns = plan.columns(
-                pick(moments), pick(digits), pick(ids), pick(severities), messages=message_texts, values=tokens
-            )
-            rows = [start + place for place in members]
-            if plan.length + max(map(len, message_texts)) + sum(longest) <= _SURE:
-                texts.append((joined(columns, len(members)), rows))
-                continue
-            for place, item in zip(members, joined(columns, len(members)).split(BETWEEN), strict=True):
-                if len(item) <= _SURE:
-                    texts.append((item, [start + place]))
-                else:
-                    careful.append(place)
-        several: dict[int, list[str]] = {}
-        for place in careful:
-            parts = self._carefully(batch, start + place, message=messages[place], attributes=attributes[place])
-            if len(parts) == 1:
-                texts.append((parts[0], [start + place]))
-            else:
-                several[start + place] = parts
-        return Encoded(texts, several)
 
-    def _plan(self, look: tuple[tuple[str, ...], Resource], kinds: tuple[str, ...]) -> _Plan | None:
-        """Give how records of these names, resource and kinds of values become items; ``None``: one by one."""
-        key = (look, kinds)
-        try:
-            return self._plans[key]
-        except KeyError:
-            pass
-        if len(self._plans) > 1_000:  # bounds memory where names and containers come and go
-            self._plans.clear()
-        names, resource = look
-        tail = self._tail(resource)
-        shape = self._shape(names, tail)
-        # Values of several types are encoded one by one.
-        plain = shape.plain and not tail.left and _MIXED not in kinds
-        start = f'","name":"Microsoft.ApplicationInsights.Message","iKey":"{self._key}","tags":{{'
-        pairs = list(zip(names, kinds, strict=True))
-        self._plans[key] = _Plan(start, tail, shape, pairs) if plain else None
-        return self._plans[key]
+    def _unusual(self, names: set[str]) -> set[str]:
+        """Give the names that are not simply those of a property and no more, whatever the resource."""
+        unknown = names - self._usual
+        unusual = {name for name in unknown if self._is_unusual(name)}
+        if len(self._usual) > 10_000:  # bounds memory where names come and go
+            self._usual.clear()
+        self._usual |= unknown - unusual
+        return unusual
 
-    def _tail(self, resource: Resource) -> _Tail:
-        if (tail := self._tails.get(resource)) is None:
-            if len(self._tails) > 10_000:  # bounds memory where containers come and go
-                self._tails.clear()
-            tail = self._tails[resource] = _make_tail(resource)
-        return tail
+    def _is_unusual(self, name: str) -> bool:
+        special = not name or name == _STACK or name in self._events or units(name) > KEY
+        return special or taken(name) or of_resource(name)
 
     def _shape(self, names: tuple[str, ...], tail: _Tail) -> _Shape:
         look = (names, tuple(tail.shown))
@@ -256,27 +236,27 @@ class Encoder:
             elif place is not None and _OF_RESOURCE.fullmatch(place):
                 own.append(place)
             found.append(place)
-        special = _STACK in names or any(name in names for name in self._events)
-        return _Shape(tuple(found), renamed, own, not special and None not in found)
+        special = _STACK in names or any(name in names for name in self._events) or None in found
+        return _Shape(tuple(found), renamed, own, None if special else _end_of_marker(renamed, tail.named, own))
 
     # A record at a time, for whatever is large, rare or odd.
 
-    def _carefully(self, batch: Batch, row: int, *, message: str, attributes: dict[str, Any]) -> list[str]:
-        time_ns, resource = batch.times[row], batch.resources[row]
-        severity = batch.severities[row] if batch.severities is not None else SEVERITIES["info"]
-        tail = self._tail(resource)
+    def _carefully(self, some: Columns, place: int, tail: _Tail) -> list[bytes]:
+        """Make the items of one record."""
+        time_ns, severity = some.times[place], some.severities[place]
+        message, attributes = some.messages[place], some.attributes[place]
         shape = self._shape(tuple(attributes), tail)
         marker = Marker(severity, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
-        fixed = {"id": batch.ids[row], "time_ns": str(time_ns), **tail.shown}
+        fixed = {"id": some.ids[place], "time_ns": str(time_ns), **tail.shown}
         shown: dict[str, str] = {}
         left: dict[str, Any] = {}
-        for (name, value), place in zip(attributes.items(), shape.properties, strict=True):
+        for (name, value), own in zip(attributes.items(), shape.properties, strict=True):
             text = value if isinstance(value, str) else _text(value)
-            if place is not None:
+            if own is not None:
                 if not isinstance(value, str):
-                    marker.json.append(place)
-                shown[place] = start_of(text, VALUE)
-            if place is None or units(text) > VALUE:
+                    marker.json.append(own)
+                shown[own] = start_of(text, VALUE)
+            if own is None or units(text) > VALUE:
                 left[name] = value
         rest: dict[str, Any] = {"attributes": left} if left else {}
         if tail.left:
@@ -295,7 +275,7 @@ class Encoder:
                 rest["message"] = message
         whole = item.text({**fixed, "shipper": _text(marker), **shown})
         if not rest and _size(whole) <= ITEM:
-            return [whole]
+            return [whole.encode()]
         names = dict(zip(shape.properties, attributes, strict=True))
         return self._spread(
             item, fixed, shown, rest, marker=marker, message=message, attributes=attributes, names=names
@@ -312,7 +292,7 @@ class Encoder:
         message: str,
         attributes: dict[str, Any],
         names: dict[str | None, str],
-    ) -> list[str]:
+    ) -> list[bytes]:
         """Make the items of a record that does not fit into one."""
         # Room for our own properties, of which the marker's is the largest.
         most = ITEM - 2 * len(_text(marker)) - 200
@@ -335,68 +315,19 @@ class Encoder:
         marker.rest = -(-len(_text(rest)) // _CHUNK)
         chunks = enumerate(slices(_text(rest), _CHUNK), 1)
         first = {**fixed, "shipper.part": "1", "shipper": _text(marker), **shown}
-        parts: list[str] = []
+        parts: list[bytes] = []
         properties, size = first, _size(item.text(first))
         for number, chunk in chunks:
             more = _size(_text({f"shipper.{number}": chunk}))
             if size + more > ITEM:
-                parts.append(item.text(properties))
+                parts.append(item.text(properties).encode())
                 properties = {**fixed, "shipper.part": str(len(parts) + 1)}
                 properties.pop("message", None)
                 item.continues(f"(part {len(parts) + 1} of the record {fixed['id']})")
                 size = _size(item.text(properties))
             properties[f"shipper.{number}"] = chunk
             size += more
-        return [*parts, item.text(properties)]
-
-
-class _Plan:
-    """Items of records that differ in a few texts only: the constants between those."""
-
-    def __init__(self, start: str, tail: _Tail, shape: _Shape, kinds: Sequence[tuple[str, str]]) -> None:
-        """Take the start of an item up to its tags, and the name of each attribute and what its values are."""
-        marker = Marker(0, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
-        marker.json = [str(name) for name, (_, kind) in zip(shape.properties, kinds, strict=True) if kind != _TEXT]
-        tags = {_TAGS[name]: index for index, (name, kind) in enumerate(kinds) if name in _TAGS and kind == _TEXT}
-        self._tags = [(f',"{tag}":', index) for tag, index in tags.items()]
-        self.tagged = list(tags.values())
-        self._start = start + _text(tail.tags)[1:-1]
-        self._message = '},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":'
-        before, severity, after = _text(_text(marker)).partition('"{\\"severity\\":0')
-        assert not before
-        self._properties = f'"{tail.text},"shipper":{severity[:-1]}'
-        self._marker = after
-        bare = [kind == _BARE for _, kind in kinds]
-        self._names = [
-            (f',{_text(name)}:"', '"') if quote else (f",{_text(name)}:", "")
-            for name, quote in zip(shape.properties, bare, strict=True)
-        ]
-        constants = (self._start, self._message, self._properties, self._marker, *(name for name, _ in self._names))
-        #: Characters of an item without its message and values, and some more.
-        self.length = sum(map(len, constants)) + len(bare) + (2 * _TAG + 64) + 200
-
-    def columns(
-        self,
-        moments: Sequence[str],
-        digits: Sequence[str],
-        ids: Sequence[str],
-        severities: Sequence[int],
-        *,
-        messages: Sequence[str],
-        values: list[Sequence[str]],
-    ) -> list[str | Sequence[str]]:
-        """Give the pieces of some items; messages and values are JSON."""
-        columns: list[str | Sequence[str]] = ['{"time":"', moments, self._start]
-        for before, index in self._tags:
-            columns += [before, values[index]]
-        levels, numbers = list(map(_LEVELS.__getitem__, severities)), list(map(_NUMBERS.__getitem__, severities))
-        columns += [self._message, messages, levels, ids, '","time_ns":"', digits, self._properties, numbers]
-        constant = self._marker
-        for (name, end), value in zip(self._names, values, strict=True):
-            columns += [constant + name, value]
-            constant = end
-        columns.append(constant + "}}}}")
-        return columns
+        return [*parts, item.text(properties).encode()]
 
 
 def _blank(value: Any) -> bool:
@@ -413,11 +344,7 @@ class _Item:
         self._exception: dict[str, Any] = {}
         self._key, self._time, self._level = key, time, level
         self._attributes = attributes
-        self._tags = dict(tags)
-        for name, tag in _TAGS.items():
-            value = attributes.get(name)
-            if isinstance(value, str) and value and units(value) <= _TAG:
-                self._tags[tag] = value
+        self._tags = tags | _operation(attributes)
 
     def look(self, events: Sequence[str]) -> None:
         """Find out what kind of telemetry the record is."""
@@ -474,7 +401,16 @@ class _Item:
         )
 
 
-def _make_tail(resource: Resource) -> _Tail:
+def _operation(attributes: dict[str, Any]) -> dict[str, str]:
+    """Give the tags that say which operation a record is of."""
+    return {
+        tag: value
+        for name, tag in _TAGS.items()
+        if isinstance(value := attributes.get(name), str) and value and units(value) <= _TAG
+    }
+
+
+def _make_tail(resource: Resource, key: str) -> _Tail:
     attributes = {clean(name): clean(value) for name, value in resource.attributes.items()}
     left = {
         name: value
@@ -488,41 +424,35 @@ def _make_tail(resource: Resource) -> _Tail:
         "ai.cloud.roleInstance": (resource.host or resource.container)[:_ROLE],
         "ai.internal.sdkVersion": f"shipper:{__version__}",
     }
+    tags = {name: clean(value) for name, value in tags.items() if value}
+    source = clean(resource.source)
+    named = [name for name in shown if not _OF_RESOURCE.fullmatch(name)]
     return _Tail(
-        source=clean(resource.source),
+        source=source,
         shown=shown,
-        named=[name for name in shown if not _OF_RESOURCE.fullmatch(name)],
+        named=named,
         left=left,
-        tags={name: clean(value) for name, value in tags.items() if value},
-        text="".join(f",{_text(name)}:{_text(value)}" for name, value in shown.items()),
+        tags=tags,
+        start=f'","name":"Microsoft.ApplicationInsights.Message","iKey":"{key}","tags":{{{_members(tags)[1:]}',
+        properties=f'"{_members(shown)},"shipper":"{{\\"severity\\":',
+        marker=_inside(f',"source":{_text(source)},"json":'),
+        end=_end_of_marker([], named, []),
     )
 
 
-def _tokens(column: Sequence[Any]) -> list[str]:
-    """Encode values as JSON, all at once: JSON has no line breaks but those between the values."""
-    tokens = _encoder.encode_lines(column).decode().split("\n")
-    tokens.pop()
-    return tokens
+def _end_of_marker(renamed: list[str], resource: list[str], own: list[str]) -> str:
+    """Give the end of a property that holds a `Marker`, from its ``json`` on."""
+    text = _text(Marker(0, "", renamed=renamed, resource=resource, own=own))
+    return _inside(text.removeprefix('{"severity":0,"source":""')) + '"'
 
 
-def _column(values: tuple[Any, ...]) -> tuple[str, list[str]]:
-    """Encode the values of an attribute. Give what they are (`_TEXT` and so on) and their texts.
-
-    What they are is seen in the JSON, which costs less than asking each for its type.
-    """
-    whole = _encoder.encode_lines(values).decode()
-    texts = whole.split("\n")
-    texts.pop()
-    quoted = whole.count('\n"') + whole.startswith('"')
-    if quoted == len(texts):
-        return _TEXT, texts
-    if quoted:
-        return _MIXED, texts
-    return (_JSON, _tokens(texts)) if '"' in whole else (_BARE, texts)
+def _members(texts: dict[str, str]) -> str:
+    return "".join([f",{_text(name)}:{_text(value)}" for name, value in texts.items()])
 
 
-def _only(place: int) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    return lambda column: (column[place],)
+def _inside(text: str) -> str:
+    """Give what stands between the quotes of a JSON string."""
+    return _text(text)[1:-1]
 
 
 def _text(value: Any) -> str:

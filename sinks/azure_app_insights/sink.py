@@ -32,8 +32,8 @@ OLDEST = 172_800 * 1_000_000_000
 #: Bytes of a request before compression. The service names no limit but 64,000 items, which these cannot reach; a
 #: request costs half a millisecond of CPU.
 REQUEST = 2_000_000
-#: Records that are encoded at once: what they touch stays in the processor's cache.
-SLICE = 500
+#: Records that are encoded at once.
+AT_ONCE = 64
 #: Redirects followed for one request.
 _HOPS = 5
 #: Domains whose hosts are Azure's alone: a redirect from one host of such a domain to another leaks nothing.
@@ -120,18 +120,7 @@ class AppInsightsSink(Sink):
             self._send(body, [places[record] for record in records], outcome)
 
         requests = Requests(REQUEST, gzip=self._config.compression == "gzip", send=send)
-        several: dict[int, list[str]] = {}
-        for start in range(0, len(batch), SLICE):
-            made = encoder.encode(batch, start, min(start + SLICE, len(batch)))
-            several |= made.several
-            for text, records in made.texts:
-                requests.add(text.encode(), records)
-        requests.flush()
-        for record, parts in several.items():
-            # By itself, so that a refusal of the whole request is a refusal of this record.
-            for part in parts:
-                requests.add(part.encode(), [record])
-            requests.flush()
+        requests.fill(batch, encoder.encode, at_once=AT_ONCE)
 
     def _fresh(self, batch: Batch, outcome: Outcome) -> Sequence[int]:
         oldest = int(self._now() * 1_000_000_000) - OLDEST

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a request's body before compression: 1 MB, whichever million is meant, brackets and commas counted.
 REQUEST = 1_000_000
-#: Records that are encoded at once: what they touch stays in the processor's cache.
-SLICE = 250
+#: Records that are encoded at once.
+AT_ONCE = 64
 _RIGHTS = (
     "give the application the role Monitoring Metrics Publisher on the data collection rule; it takes up to half an"
     " hour to hold"
@@ -67,18 +67,7 @@ class AzureLogsSink(Sink):
             self._send(body, [places[record] for record in records], outcome)
 
         requests = Requests(REQUEST, gzip=self._config.compression == "gzip", send=send)
-        several: dict[int, list[bytes]] = {}
-        for start in range(0, len(batch), SLICE):
-            made = self._encoder.encode(batch, start, min(start + SLICE, len(batch)))
-            several |= made.several
-            for text, records in made.texts:
-                requests.add(text, records)
-        requests.flush()
-        for record, parts in several.items():
-            # By itself, so that a refusal of the request is a refusal of this record.
-            for part in parts:
-                requests.add(part, [record])
-            requests.flush()
+        requests.fill(batch, self._encoder.encode, at_once=AT_ONCE)
 
     @staticmethod
     def _storable(batch: Batch, outcome: Outcome) -> Sequence[int]:

@@ -24,7 +24,7 @@ from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
-from sinks._azure import BETWEEN, CLOUDS, EARLY, Credential, Requests, units
+from sinks._azure import BETWEEN, CLOUDS, EARLY, Columns, Credential, Requests, units
 from sinks.azure_logs import AzureLogsConfig, AzureLogsReader, AzureLogsSink
 from sinks.azure_logs.encode import Encoder
 from sinks.azure_logs.reader import form
@@ -247,18 +247,18 @@ def test_requests_are_cut_at_the_real_bytes_of_the_body(count: int, over: int, *
     sent: list[tuple[bytes, list[int]]] = []
     requests = Requests(100_000, gzip=gzip, send=lambda body, records: sent.append((body, records)))
     for record, row in enumerate(rows):
-        requests.add(row, [record])
+        requests.add(BETWEEN + row, [record])
     if together:
         sent.clear()
         requests = Requests(100_000, gzip=gzip, send=lambda body, records: sent.append((body, records)))
-        requests.add(BETWEEN.encode().join(rows), range(count))
+        requests.add(b"".join(BETWEEN + row for row in rows), range(count))
     requests.flush()
     requests.flush()
     assert len(sent) == (2 if over > 0 and count > 1 else 1)
     assert [record for _, records in sent for record in records] == list(range(count))
     bodies = [zlib.decompress(body, 31) if gzip else body for body, _ in sent]
     assert all(len(body) <= 100_000 for body in bodies if count > 1)
-    found = [(body[1:-1].split(BETWEEN.encode()), body[:1] + body[-1:]) for body in bodies]
+    found = [(body[1:-1].split(BETWEEN), body[:1] + body[-1:]) for body in bodies]
     assert [row for each, _ in found for row in each] == rows
     assert {brackets for _, brackets in found} == {b"[]"}
 
@@ -351,7 +351,7 @@ def test_tails_of_resources_are_forgotten_when_there_are_too_many() -> None:
     encoder = Encoder()
     for start in range(0, 10_500, 500):
         batch = make_batch(["x"] * 500, resource=[make_resource(f"s{start + n}") for n in range(500)])
-        assert [list(records) for _, records in encoder.encode(batch, 0, 500).texts] == [list(range(500))]
+        assert [list(records) for _, records in encoder.encode(Columns.of(batch, 0, 500)).texts] == [list(range(500))]
     assert len(encoder._tails) <= 10_500
 
 
