@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Meta
 
-from shipper.columns import render, rfc3339
+from shipper.columns import Kind, render, rfc3339
 from shipper.errors import ParkedError, RetryableError, SinkError
 from shipper.record import SEVERITIES, Batch, Resource
 from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, gzip_packer, refusal, retry_after, secret
@@ -318,9 +318,9 @@ BETWEEN = b",\n"
 
 
 class Columns(NamedTuple):
-    """Some records of a batch. ``rows`` names each in the batch; what a batch without parsing lacks is filled in."""
+    """Some records of a batch. ``rows`` names each for the outcome; what a batch without parsing lacks is filled in."""
 
-    rows: range
+    rows: Sequence[int]
     times: list[int]
     ids: list[str]
     severities: list[int]
@@ -329,11 +329,11 @@ class Columns(NamedTuple):
     resources: list[Resource]
 
     @classmethod
-    def of(cls, batch: Batch, start: int, end: int) -> Columns:
-        """Take the records from ``start`` to ``end``."""
+    def of(cls, batch: Batch, start: int, end: int, rows: Sequence[int]) -> Columns:
+        """Take the records from ``start`` to ``end``; ``rows`` names all of the batch."""
         count = end - start
         return cls(
-            range(start, end),
+            rows[start:end],
             batch.times[start:end],
             batch.ids[start:end],
             batch.severities[start:end] if batch.severities is not None else [SEVERITIES["info"]] * count,
@@ -345,6 +345,14 @@ class Columns(NamedTuple):
     def cleaned(self) -> Columns:
         """Give the same without lone surrogates, which no UTF-8 can carry."""
         return self._replace(messages=clean(self.messages), attributes=clean(self.attributes))
+
+
+def alike(tails: Sequence[T], text: Callable[[T], str]) -> Part:
+    """Give what resources add to their records: bytes if it is the same of all, as it mostly is."""
+    first = tails[0]
+    if tails.count(first) == len(tails):
+        return text(first).encode()
+    return (Kind.TEXT, list(map(text, tails)))
 
 
 class ByResource(dict[Resource, T]):
@@ -419,11 +427,13 @@ class Requests:
         self._records: list[int] = []
         self._size = 0
 
-    def fill(self, batch: Batch, encode: Callable[[Columns], Encoded], *, at_once: int) -> None:
-        """Encode and send a batch, so many records at once: what they touch stays in the processor's cache."""
+    def fill(self, batch: Batch, rows: Sequence[int], encode: Callable[[Columns], Encoded], *, at_once: int) -> None:
+        """Encode and send a batch, so many records at once: what they touch stays in the processor's cache. ``rows``
+        names each record.
+        """
         several: dict[int, list[bytes]] = {}
         for start in range(0, len(batch), at_once):
-            some = Columns.of(batch, start, min(start + at_once, len(batch)))
+            some = Columns.of(batch, start, min(start + at_once, len(batch)), rows)
             try:
                 made = encode(some)
             except UnicodeEncodeError:

@@ -19,6 +19,7 @@ The common case works on columns. An item of at most `_SURE` bytes holds no valu
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +32,7 @@ from sinks._azure import (
     ByResource,
     Columns,
     Encoded,
+    alike,
     clean,
     encoded,
     moved,
@@ -155,10 +157,11 @@ class Encoder:
         names: set[str] = set().union(*some.attributes)
         unusual = self._unusual(names).union(*[names & tail.shown.keys() for tail in each_tail])
         properties: list[dict[Any, Any]] = some.attributes
-        ends = [tail.end for tail in tails]
+        end = alike(tails, attrgetter("end"))
         careful: set[int] = set()
         if unusual:
-            properties = properties.copy()
+            properties, ends = properties.copy(), [tail.end for tail in tails]
+            end = (Kind.TEXT, ends)
             for place, attributes in enumerate(properties):
                 if unusual.isdisjoint(attributes):
                     continue
@@ -175,18 +178,18 @@ class Encoder:
         parts: list[Part] = [
             BETWEEN + b'{"time":"',
             (Kind.TICKS, some.times),
-            (Kind.TEXT, [tail.start for tail in tails]),
+            alike(tails, attrgetter("start")),
             b'},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":',
             (Kind.STRING, some.messages),
             (Kind.TEXT, list(map(_LEVELS.__getitem__, some.severities))),
             (Kind.TEXT, some.ids),
             b'","time_ns":"',
             (Kind.NUMBER, some.times),
-            (Kind.TEXT, [tail.properties for tail in tails]),
+            alike(tails, attrgetter("properties")),
             (Kind.NUMBER, some.severities),
-            (Kind.TEXT, [tail.marker for tail in tails]),
+            alike(tails, attrgetter("marker")),
             (Kind.ENCODED, properties),
-            (Kind.TEXT, ends),
+            end,
             (Kind.MEMBERS, properties),
             b"}}}}",
         ]

@@ -27,6 +27,7 @@ reader joins them. So do integers beyond 64 bits, which a dynamic column would r
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,6 +39,7 @@ from sinks._azure import (
     ByResource,
     Columns,
     Encoded,
+    alike,
     clean,
     encoded,
     moved,
@@ -96,7 +98,7 @@ class Encoder:
             (Kind.STRING, some.messages),
             b',"Attributes":',
             (Kind.VALUE, some.attributes),
-            (Kind.TEXT, [tail.text for tail in tails]),
+            alike(tails, attrgetter("text")),
         ]
         return encoded(
             some,

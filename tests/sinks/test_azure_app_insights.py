@@ -354,6 +354,34 @@ def test_trace_and_span_are_the_operation(server: AppInsightsServer, sink: AppIn
     _same(_read(server), batch)
 
 
+def test_records_of_all_kinds_side_by_side_come_back(server: AppInsightsServer, sink: AppInsightsSink) -> None:
+    kinds: list[dict[str, Any]] = [
+        {}, {"user_id": 42, "tags": ["a"], "no": None, "b": 'say "hi"'}, {"id": 7, "message": "m", "shipper.1": {}},
+        {"service.name": "own"}, {"host.name": "taken", "x": 1.5}, {"trace_id": "t" * 32, "spanId": 7}, {"": "no name"},
+        {"traceId": "t" * 129, "trace_id": "short"}, {"exception.stacktrace": "E\n at x"}, {"n" * 151: 1},
+        {"event.name": "e"}, {"long": "ü" * 8_193}, {"id": 1, "attribute.id": 2}, {"_MS.x": True}, {"half": "\ud83d\ude00"},
+    ]  # fmt: skip
+    attributes = [kinds[number * 7 % len(kinds)] for number in range(200)]
+    messages = ["" if number % 31 == 0 else f"m{number}" for number in range(200)]
+    resources = [make_resource("api" if number // 50 % 2 else f"worker-{number % 3}") for number in range(200)]
+    batch = make_batch(messages, attributes=attributes, resource=resources)
+    sink.write(batch)
+    found = _read(server, oldest_first=True)
+    assert [record.id for record in found] == batch.ids
+    whole = [{name: "\U0001f600" if name == "half" else value for name, value in each.items()} for each in attributes]
+    assert [record.attributes for record in found] == whole
+    assert [record.message for record in found] == messages
+    tags = {item["data"]["baseData"]["properties"]["id"]: item["tags"] for item in _items(server, 0)}
+    operations = {"ai.operation.id": ["t" * 32], "ai.operation.parentId": []}
+    for number, record_id in enumerate(batch.ids):
+        if "spanId" in attributes[number] and record_id in tags:
+            assert {
+                name: [tags[record_id][name]] if name in tags[record_id] else [] for name in operations
+            } == operations
+        if "traceId" in attributes[number] and record_id in tags:
+            assert tags[record_id]["ai.operation.id"] == "short"
+
+
 # Nothing is cut
 
 

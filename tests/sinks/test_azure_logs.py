@@ -351,7 +351,9 @@ def test_tails_of_resources_are_forgotten_when_there_are_too_many() -> None:
     encoder = Encoder()
     for start in range(0, 10_500, 500):
         batch = make_batch(["x"] * 500, resource=[make_resource(f"s{start + n}") for n in range(500)])
-        assert [list(records) for _, records in encoder.encode(Columns.of(batch, 0, 500)).texts] == [list(range(500))]
+        assert [list(records) for _, records in encoder.encode(Columns.of(batch, 0, 500, range(500))).texts] == [
+            list(range(500))
+        ]
     assert len(encoder._tails) <= 10_500
 
 
