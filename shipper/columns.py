@@ -85,6 +85,14 @@ def _values(column: Sequence[Any]) -> list[str]:
     return lines
 
 
+def _times(column: Sequence[int], between: str, digits: int, end: str) -> list[str]:
+    if column and min(column) >= 10**18 and max(column) < 10**19:
+        texts = list(map(str, column))  # nineteen digits, from 2001 to 2286: slices are cheaper than arithmetic
+        known = {second: _second(int(second), between) + "." for second in {text[:10] for text in texts}}
+        return [known[text[:10]] + text[10 : 10 + digits] + end for text in texts]
+    return [_time(time_ns, between, digits) + end for time_ns in column]
+
+
 def _time(time_ns: int, between: str, digits: int) -> str:
     seconds, rest = divmod(time_ns, 1_000_000_000)
     return f"{_second(seconds, between)}.{rest // 10 ** (9 - digits):0{digits}d}"
@@ -99,6 +107,9 @@ def _marked(special: str, escape: str, null: str, quote: str = "") -> Callable[[
     find = re.compile(f"[{re.escape(special)}]")
 
     def texts(column: Sequence[str | None]) -> list[str]:
+        whole = "".join(filter(None, column))
+        if not any(character in whole for character in special):
+            return [null if text is None else f"{quote}{text}{quote}" for text in column]
         return [
             null if text is None else f"{quote}{find.sub(lambda found: escape + found[0], text)}{quote}"
             for text in column
@@ -114,9 +125,9 @@ _TEXTS: Final[dict[Kind, Callable[[Sequence[Any]], Sequence[str]]]] = {
     Kind.OPEN: lambda column: [text[1:-1] for text in _values([text[:-1] for text in column])],
     Kind.NUMBER: lambda column: list(map(str, column)),
     Kind.VALUE: _values,
-    Kind.RFC3339: lambda column: list(map(rfc3339, column)),
-    Kind.TICKS: lambda column: [_time(time_ns, "T", 7) + "Z" for time_ns in column],
-    Kind.CREATED: lambda column: [_time(time_ns, " ", 6) for time_ns in column],
+    Kind.RFC3339: lambda column: _times(column, "T", 9, "Z"),
+    Kind.TICKS: lambda column: _times(column, "T", 7, "Z"),
+    Kind.CREATED: lambda column: _times(column, " ", 6, ""),
     Kind.FIELD: _marked("\x1c\x1d\x1e", "\x1c", "\x1cN"),
     Kind.QUOTED: _marked("'\\", "\\", "NULL", quote="'"),
     Kind.MILLIS: lambda column: [str(time_ns // 1_000_000) for time_ns in column],

@@ -174,7 +174,7 @@ class SqliteSink(Sink):
             db.rollback()
 
     def _insert(self, db: sqlite3.Connection, rows: _sql.Rows, order: Sequence[int]) -> None:
-        table = list(zip(*rows.varying, strict=True))
+        table = list(zip(*rows.texts, rows.created, rows.markers or (), strict=True))
         tails = set(rows.tails)
         db.execute("BEGIN IMMEDIATE")
         new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
