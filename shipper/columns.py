@@ -167,6 +167,9 @@ def _marked(special: str, escape: str, null: str, quote: str = "") -> Callable[[
     find = re.compile(f"[{re.escape(special)}]")
 
     def texts(column: Sequence[str | None]) -> list[str]:
+        whole = "".join(filter(None, column))
+        if not any(character in whole for character in special):
+            return [null if text is None else f"{quote}{text}{quote}" for text in column]
         return [
             null if text is None else f"{quote}{find.sub(lambda found: escape + found[0], text)}{quote}"
             for text in column

@@ -38,6 +38,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shipper.columns import Kind, render
+from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, make_id
 
 if TYPE_CHECKING:
@@ -60,6 +62,8 @@ TOO_DEEP, CUT = "[too deep] ", "…"
 #: The column of the marker, and what it holds when the marker itself stands in ``details``.
 MARKER, WRAPPED = "shipper", "*"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+#: Characters of ``created_at``.
+_CREATED = 26
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = frozenset(SEVERITIES.values())
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
@@ -110,20 +114,25 @@ class Rows(msgspec.Struct):
     ids: list[str]
     levels: list[str]
     messages: list[str]
-    details: Sequence[str | None]
-    mapped: list[Sequence[str | None]]
-    created: list[str]
+    details: list[str | None]
+    mapped: list[list[str | None]]
+    times: list[int]
     tails: list[Tail]
-    markers: Sequence[str | None] | None
+    markers: list[str | None] | None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
-    def varying(self) -> list[Sequence[str | None]]:
-        """The columns that differ from row to row, in the order of `Mapping.sent`."""
-        columns = [self.ids, self.levels, self.messages, self.details, *self.mapped, self.created]
-        return columns if self.markers is None else [*columns, self.markers]
+    def texts(self) -> list[list[Any]]:
+        """The columns of texts that stand before ``created_at`` in `Mapping.sent`."""
+        return [self.ids, self.levels, self.messages, self.details, *self.mapped]
+
+    @property
+    def created(self) -> list[str]:
+        """The column ``created_at``."""
+        text = render([(Kind.CREATED, self.times)], 0, len(self.times)).decode()
+        return [text[start : start + _CREATED] for start in range(0, len(text), _CREATED)]
 
     def clean(self) -> Rows:
         """Make rows without lone surrogates, which neither UTF-8 nor the backends can hold."""
@@ -170,9 +179,10 @@ class Mapping:
         self._mark_width = self._widths.get(MARKER, 255)
         # What names may take, once nanoseconds, key, severity and every column's name are in the marker.
         self._room = self._mark_width - 20 - sum(len(column) + 1 for column in columns)
+        self._marks = tuple(f",{column}" if marker else "" for column in columns)
+        self._most = tuple(self._widths.get(column, -1) for column in columns)
         self._tails: dict[Resource, Tail] = {}
         self._by_content: dict[tuple[Any, ...], Tail] = {}
-        self._seconds: dict[str, str] = {}
         self._beginnings: dict[tuple[str, str], list[str | None]] = {}
         self._shapes: dict[tuple[str, ...], _Shape] = {}
 
@@ -200,40 +210,41 @@ class Mapping:
             _second(time // 1_000_000_000)
         if all(map(lt, times, islice(times, 1, None))):
             return range(len(times))
-        order = sorted(range(len(times)), key=times.__getitem__)
-        ranked = list(map(times.__getitem__, order))
-        if not all(map(lt, ranked, islice(ranked, 1, None))):
-            order = _without_ties(order, ranked, batch)
-        return order
+        found = None if compiled is None else compiled.time_order(times)
+        order, ties = _time_order(times) if found is None else found
+        return _without_ties(order, ties, batch) if ties else order
 
     def rows(self, batch: Batch) -> Rows:
-        """Encode a batch, in its own order. Raises ValueError for a time that no column holds."""
+        """Encode a batch, in its own order. Its times are those that `order` has let pass."""
         count = len(batch)
         tails = self.tails(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
+        marks: str | list[str]
         if batch.attributes:
-            left, mapped, marks = self._attributes(batch.attributes)
+            mapped, details, marks = self._divided(batch.attributes)
         else:
-            left, mapped, marks = None, [[None] * count for _ in self.columns], ""
+            mapped, details, marks = [[None] * count for _ in self.columns], [None] * count, ""
         if self.marker and not set(severities) <= _CANONICAL:
             marks = [
                 mark if severity in _CANONICAL else f",#{severity}{mark}"
                 for mark, severity in zip([marks] * count if isinstance(marks, str) else marks, severities, strict=True)
             ]
-        markers: Sequence[str | None] | None = self._markers(batch.times, tails, marks) if self.marker else None
+        markers = self._markers(batch.times, tails, marks) if self.marker else None
         if (
             self._room < 0
             and markers is not None
             and max(map(len, filter(None, markers)), default=0) > self._mark_width
         ):
+            left = self._attributes(batch.attributes)[0] if batch.attributes else None
             left, markers = self._wrapped(left or [None] * count, markers)
+            details = self._json(left)
         return Rows(
             ids=batch.ids,
             levels=[LEVELS[severity] for severity in severities],
             messages=batch.messages if batch.messages is not None else batch.raws,
-            details=[None] * count if left is None else self._json(left),
+            details=details,
             mapped=mapped,
-            created=self._created(batch.times),
+            times=batch.times,
             tails=tails,
             markers=markers,
         )
@@ -272,20 +283,6 @@ class Mapping:
     def _fitted(self, column: str, value: str | None) -> str | None:
         width = self._widths.get(column)
         return value if value is None or width is None or len(value) <= width else value[: width - 1] + CUT
-
-    def _created(self, times: list[int]) -> list[str]:
-        if times and (min(times) < 10**18 or max(times) >= 10**19):
-            return [created_text(time) for time in times]
-        texts = list(map(str, times))  # nineteen digits, from 2001 to 2286: slices are cheaper than arithmetic
-        known = self._seconds
-        try:
-            return [known[text[:10]] + text[10:16] for text in texts]
-        except KeyError:
-            if len(known) > 100_000:
-                known.clear()
-            for second in {text[:10] for text in texts}:
-                known[second] = _second(int(second))
-            return [known[text[:10]] + text[10:16] for text in texts]
 
     def _markers(self, times: list[int], tails: list[Tail], marks: str | list[str]) -> list[str | None]:
         """Give ``nanoseconds,key`` and the marks of each row, ``None`` where there is nothing to say."""
@@ -344,9 +341,36 @@ class Mapping:
         plain = all(name and name.isprintable() and "," not in name and "\ufffd" not in name for name in outside)
         return f",+{text}" if plain else None
 
+    def _divided(
+        self, attributes: list[dict[str, Any]]
+    ) -> tuple[list[list[str | None]], list[str | None], str | list[str]]:
+        """Give the mapped columns, ``details``, and the marks (one text if all rows have the same)."""
+        found = None
+        if compiled is not None:
+            names = tuple(self.columns.values())
+            room = self._room if self.marker else 0
+            found = compiled.divide(attributes, names, self._marks, self._most, room, MAX_DEPTH, _encoder.encode)
+        if found is None:
+            return self._divided_purely(attributes)
+        (*mapped, details, marks), odd = found
+        if odd:
+            columns, others, told = self._divided_purely([attributes[index] for index in odd])
+            each = [told] * len(odd) if isinstance(told, str) else told
+            pairs: list[tuple[list[Any], Sequence[Any]]] = [*zip(mapped, columns, strict=True)]
+            for column, values in [*pairs, (details, others), (marks, each)]:
+                for index, value in zip(odd, values, strict=True):
+                    column[index] = value
+        return mapped, details, marks
+
+    def _divided_purely(
+        self, attributes: list[dict[str, Any]]
+    ) -> tuple[list[list[str | None]], list[str | None], str | list[str]]:
+        left, mapped, marks = self._attributes(attributes)
+        return mapped, [None] * len(attributes) if left is None else self._json(left), marks
+
     def _attributes(
         self, attributes: list[dict[str, Any]]
-    ) -> tuple[Sequence[dict[str, Any] | None] | None, list[Sequence[str | None]], str | list[str]]:
+    ) -> tuple[Sequence[dict[str, Any] | None] | None, list[list[str | None]], str | list[str]]:
         """Give what is left for ``details``, the mapped columns, and the marks (one text if all rows have the same).
 
         Rows with the same names are done at once, column by column, which is what makes a row cheap.
@@ -378,10 +402,10 @@ class Mapping:
 
     def _group(
         self, shape: _Shape, attributes: list[dict[str, Any]]
-    ) -> tuple[Sequence[dict[str, Any] | None] | None, list[Sequence[str | None] | None], str | list[str]]:
+    ) -> tuple[Sequence[dict[str, Any] | None] | None, list[list[str | None] | None], str | list[str]]:
         """Do the work of `_attributes` for rows of the same names; ``None`` for columns that none of them has."""
         kept: dict[int, list[str]] = {}  # attributes whose value does not fit their column, by row
-        mapped: list[Sequence[str | None] | None] = []
+        mapped: list[list[str | None] | None] = []
         integers: list[tuple[str, list[bool] | None]] = []
         for column, attribute in self.columns.items():
             if attribute in shape.columns:
@@ -404,7 +428,7 @@ class Mapping:
         attributes: list[dict[str, Any]],
         kept: dict[int, list[str]],
         integers: list[tuple[str, list[bool] | None]],
-    ) -> Sequence[str | None]:
+    ) -> list[str | None]:
         """Make a column; a value that does not fit is named in ``kept``, and NULL here.
 
         A null of the application's must come back as one, so it does not fit either.
@@ -478,7 +502,7 @@ class Mapping:
             marks.append("")
         return left, marks
 
-    def _json(self, values: Sequence[dict[str, Any] | None]) -> Sequence[str | None]:
+    def _json(self, values: Sequence[dict[str, Any] | None]) -> list[str | None]:
         try:
             block = _encoder.encode_lines(values)
             lines: list[str | None] = list(block.decode().split("\n"))
@@ -497,12 +521,20 @@ class Mapping:
         return lines
 
 
-def _without_ties(order: list[int], ranked: list[int], batch: Batch) -> list[int]:
+def _time_order(times: list[int]) -> tuple[list[int], list[int]]:
+    """Give the indexes of times in their order, and the places there whose time is that of the next."""
+    order = sorted(range(len(times)), key=times.__getitem__)
+    ranked = list(map(times.__getitem__, order))
+    if all(map(lt, ranked, islice(ranked, 1, None))):
+        return order, []
+    return order, [place for place, (one, two) in enumerate(pairwise(ranked)) if one == two]
+
+
+def _without_ties(order: list[int], ties: list[int], batch: Batch) -> list[int]:
     """Put records of the same time in the order of their ids, and drop an id's second record.
 
     Only those ids are made: nothing can be sent before the order is known, and all others are made while it is.
     """
-    ties = [place for place, (one, two) in enumerate(pairwise(ranked)) if one == two]
     tied = {order[place + step] for place in ties for step in (0, 1)}
     ids = {index: make_id(batch.stamps[index], batch.hashes[index]) for index in tied}
     start = ties[0]

@@ -6,55 +6,6 @@
 enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, MILLIS, BELOW, MEMBERS,
        ENCODED, KINDS };
 
-/* Bytes that grow; once memory is short, all further writing is in vain and `failed` says so. */
-typedef struct {
-    char *start, *p, *end;
-    int failed;
-} Buffer;
-
-static int
-grow(Buffer *b, size_t more)
-{
-    size_t used = b->p - b->start, size = (b->end - b->start) * 2;
-    if (size < used + more)
-        size = used + more;
-    char *start = PyMem_Realloc(b->start, size);
-    if (start == NULL) {
-        b->failed = 1;
-        return 0;
-    }
-    b->start = start;
-    b->p = start + used;
-    b->end = start + size;
-    return 1;
-}
-
-static inline int
-reserve(Buffer *b, size_t more)
-{
-    return (size_t)(b->end - b->p) >= more || grow(b, more);
-}
-
-static inline void
-append(Buffer *b, const char *p, size_t n)
-{
-    if (reserve(b, n)) {
-        memcpy(b->p, p, n);
-        b->p += n;
-    }
-}
-
-/* The UTF-8 of a text. NULL with an exception: it is no text, or holds half of a surrogate pair. */
-static inline const char *
-bytes_of(PyObject *text, Py_ssize_t *n)
-{
-    if (PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text)) {
-        *n = PyUnicode_GET_LENGTH(text);
-        return (const char *)PyUnicode_1BYTE_DATA(text);
-    }
-    return PyUnicode_AsUTF8AndSize(text, n);
-}
-
 /* Write the inside of a JSON string. */
 static void
 append_escaped(Buffer *b, const char *p, Py_ssize_t n)
@@ -107,7 +58,7 @@ append_escaped(Buffer *b, const char *p, Py_ssize_t n)
     }
 }
 
-static void
+void
 append_string(Buffer *b, const char *p, Py_ssize_t n)
 {
     append(b, "\"", 1);
@@ -115,7 +66,7 @@ append_string(Buffer *b, const char *p, Py_ssize_t n)
     append(b, "\"", 1);
 }
 
-static void
+void
 append_number(Buffer *b, long long number)
 {
     char digits[24], *p = digits + sizeof digits;
@@ -130,7 +81,7 @@ append_number(Buffer *b, long long number)
 
 /* Write a value as JSON; what is no plain dict, list, text, 64-bit integer or constant is left to `encode`.
  * -1 with an exception. */
-static int
+int
 append_value(Buffer *b, PyObject *value, PyObject *encode, int depth)
 {
     Py_ssize_t n;
@@ -351,17 +302,29 @@ append_below(Buffer *b, int64_t ns)
     }
 }
 
-/* Write a text with an escape before each of some characters. */
+/* Write a text with an escape before each of three characters. */
 static void
 append_marked(Buffer *b, const char *p, Py_ssize_t n, const char *special, char escape)
 {
-    if (!reserve(b, 2 * n))
+    if (!reserve(b, 2 * n + 8))
         return;
     char *o = b->p;
-    for (const char *end = p + n; p < end; p++) {
+    const char *end = p + n;
+    uint64_t first = ONES * (unsigned char)special[0], second = ONES * (unsigned char)special[1],
+             third = ONES * (unsigned char)special[2];
+    while (p < end) {
+        if (end - p >= 8) {
+            uint64_t v = load8(p), found = zeros(v ^ first) | zeros(v ^ second) | zeros(v ^ third);
+            int k = found ? place_of(found) : 8;
+            memcpy(o, &v, 8);
+            p += k;
+            o += k;
+            if (!found)
+                continue;
+        }
         if (*p == special[0] || *p == special[1] || *p == special[2])
             *o++ = escape;
-        *o++ = *p;
+        *o++ = *p++;
     }
     b->p = o;
 }

@@ -53,6 +53,8 @@ class MysqlSink(Sink):
         self._plain = False
         self._known: set[str] = set()
         self._told_of_marker = False
+        #: The batch before. Freeing thousands of records takes longer than to send the next, and the server would wait.
+        self._stored: Batch | None = None
         table = quoted(config.table)
         self._insert_start = b""
         # No VALUES(), no alias: the one form of "leave it" that MySQL and MariaDB both take without a warning.
@@ -124,9 +126,17 @@ class MysqlSink(Sink):
         if new:
             self._store_resources(session, new)
         # In the order of the key, so that writers of the same rows cannot deadlock.
-        if not (self._load and self._loaded(session, batch, order)):
+        if self._load and self._loaded(session, batch, order):
+            self._stored = batch
+        else:
+            self._stored = None
             self._insert(session, self._mapping.rows(encode.picked(batch, order)), order)
         self._known |= new.keys()
+
+    def _pieces(self, batch: Batch, order: Sequence[int]) -> Iterator[bytes]:
+        for piece in encode.pieces(self._mapping, batch, order):
+            yield piece
+            self._stored = None
 
     def _store_resources(self, session: Session, new: dict[str, str]) -> None:
         """Keep full resources, in a transaction of their own: more of them than rows that use them does no harm."""
@@ -146,9 +156,7 @@ class MysqlSink(Sink):
         if not batch.raws or max(map(len, chain(batch.raws, batch.messages or ()))) > self._server.max_packet // 16:
             return False
         try:
-            records, stored, skipped, warnings = session.load(
-                self._load_statement, encode.pieces(self._mapping, batch, order)
-            )
+            records, stored, skipped, warnings = session.load(self._load_statement, self._pieces(batch, order))
             exact = records == len(order) and warnings == skipped and stored == len(order) - skipped
             if exact and skipped:
                 with session.cursor() as cursor:
@@ -272,6 +280,7 @@ class MysqlSink(Sink):
 
     def _release(self) -> None:
         session, self._session = self._session, None
+        self._stored = None
         self._known.clear()
         if session is not None:
             session.release()

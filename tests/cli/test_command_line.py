@@ -205,6 +205,20 @@ def test_query_loads_no_sink_it_does_not_read(rows_sink: Path, run: Run) -> None
     assert json.loads(answer.stdout) == [], answer.stderr
 
 
+def test_daemon_lets_a_delivery_go_on_while_it_reads(tmp_path: Path) -> None:
+    """Python's own 5 ms would be added to each answer of a sink."""
+    log, path = tmp_path / "one.log", tmp_path / "shipper.yaml"
+    log.write_text("a line\n")
+    path.write_text(
+        f"state_dir: {tmp_path / 'state'}\nsources: {{one: {{type: file, include: [{log}]}}}}\n"
+        "sinks: {out: {type: blackhole}}\nactive: out\n"
+    )
+    code = "import atexit, sys; atexit.register(lambda: print(sys.getswitchinterval())); import shipper.__main__ as m; m.main()"
+    command = [sys.executable, "-c", code, "run", "--config", str(path), "--once"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(answer.stdout) < 0.001
+
+
 def test_dead_letters_from_refusal_to_retry(rows_sink: Path, run: Run) -> None:
     """The way of a refused record: listed, shown, retried in vain, then taken once the cause is gone."""
     from shipper.deadletter import DeadLetters

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -400,6 +401,17 @@ def test_fault_while_rows_are_made_leaves_none_of_them(database: LogsDatabase, l
     sink.write(batch.select(range(10)))
     sink.close()
     assert database.count() == 10
+
+
+def test_batch_is_let_go_of_once_the_next_is_on_its_way(database: LogsDatabase) -> None:
+    sink = _opened(_config(database, load_data=True))
+    batches = [make_batch([str(number)], start_ns=START_NS + number * 10**9) for number in range(3)]
+    alone = sys.getrefcount(batches[0])
+    for number in range(3):
+        sink.write(batches[number])
+    assert [sys.getrefcount(batches[number]) for number in range(3)] == [alone, alone, alone + 1]
+    sink.close()
+    assert [sys.getrefcount(batches[number]) for number in range(3)] == [alone] * 3
 
 
 def test_server_that_forbids_load_data_gets_inserts(mariadb: MariaDB, database: LogsDatabase) -> None:
