@@ -10,7 +10,8 @@ static int
 execute(PyObject *module)
 {
     State *s = state_of(module);
-    PyMethodDef *tables[] = {docker_methods, line_methods, id_methods, render_methods, flattened_methods};
+    PyMethodDef *tables[] = {docker_methods, line_methods, id_methods,
+                             render_methods, flattened_methods, otlp_methods};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0)
             return -1;

@@ -5,55 +5,6 @@
 /* The kinds of columns, in the order of `shipper.columns.Kind`. */
 enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, MILLIS, BELOW, KINDS };
 
-/* Bytes that grow; once memory is short, all further writing is in vain and `failed` says so. */
-typedef struct {
-    char *start, *p, *end;
-    int failed;
-} Buffer;
-
-static int
-grow(Buffer *b, size_t more)
-{
-    size_t used = b->p - b->start, size = (b->end - b->start) * 2;
-    if (size < used + more)
-        size = used + more;
-    char *start = PyMem_Realloc(b->start, size);
-    if (start == NULL) {
-        b->failed = 1;
-        return 0;
-    }
-    b->start = start;
-    b->p = start + used;
-    b->end = start + size;
-    return 1;
-}
-
-static inline int
-reserve(Buffer *b, size_t more)
-{
-    return (size_t)(b->end - b->p) >= more || grow(b, more);
-}
-
-static inline void
-append(Buffer *b, const char *p, size_t n)
-{
-    if (reserve(b, n)) {
-        memcpy(b->p, p, n);
-        b->p += n;
-    }
-}
-
-/* The UTF-8 of a text. NULL with an exception: it is no text, or holds half of a surrogate pair. */
-static inline const char *
-bytes_of(PyObject *text, Py_ssize_t *n)
-{
-    if (PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text)) {
-        *n = PyUnicode_GET_LENGTH(text);
-        return (const char *)PyUnicode_1BYTE_DATA(text);
-    }
-    return PyUnicode_AsUTF8AndSize(text, n);
-}
-
 /* Write the inside of a JSON string. */
 static void
 append_escaped(Buffer *b, const char *p, Py_ssize_t n)
