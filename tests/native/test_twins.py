@@ -233,7 +233,7 @@ COLUMNS = {
     Kind.OPEN: WHOLE.map(lambda text: text + "}"),
     Kind.NUMBER: st.integers(-(2**65), 2**65),
     Kind.VALUE: VALUES,
-    **dict.fromkeys([Kind.RFC3339, Kind.TICKS, Kind.CREATED], TIMES),
+    **dict.fromkeys([Kind.RFC3339, Kind.TICKS, Kind.CREATED, Kind.MILLIS, Kind.BELOW], TIMES),
     **dict.fromkeys([Kind.FIELD, Kind.QUOTED], st.none() | TEXTS),
 }
 
@@ -278,7 +278,7 @@ def test_render_declines_nothing_that_is_common() -> None:
     times = [NOON, 0, 951_782_400 * SECOND + 1]
     for kind in Kind:
         column: list[Any] = ["é\n'\x1c", "", "b"]
-        if kind in {Kind.RFC3339, Kind.TICKS, Kind.CREATED, Kind.NUMBER}:
+        if kind in {Kind.RFC3339, Kind.TICKS, Kind.CREATED, Kind.MILLIS, Kind.BELOW, Kind.NUMBER}:
             column = times
         elif kind is Kind.VALUE:
             column = [{"a": [1, 0.5, None]}, "é", -(2**63)]
