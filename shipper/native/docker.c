@@ -47,7 +47,7 @@ docker_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             goto declined;
         if (BEGINS(&p, end, ",\"attrs\":")) {
             Reader r = {p, end, NULL, NULL, {0, 0}};
-            if (p >= end || *p != '{' || !pass_value(&r, 0))
+            if (p >= end || *p != '{' || !pass_value(&r, 0) || memchr(p, '\r', r.p - p) != NULL)
                 goto declined;
             p = r.p;
         }

@@ -2,6 +2,9 @@
 
 #include "native.h"
 
+/* The longest name of a user in an access log (shipper.parse.lines). */
+#define USER_LONGEST 256
+
 /* The fields of a combined access-log line, as pointers into it. */
 typedef struct {
     const char *client, *client_end, *user, *user_end, *date, *method, *method_end, *target, *target_end;
@@ -31,7 +34,7 @@ is_version(const char *p, Py_ssize_t n)
 static int
 access_fields(const char *p, const char *end, Access *a)
 {
-    if (memchr(p, '\\', end - p) != NULL || end - p < 50 || end[-1] != '"')
+    if (memchr(p, '\\', end - p) != NULL || memchr(p, '\n', end - p) != NULL || end - p < 50 || end[-1] != '"')
         return 0;
     a->client = p;
     if ((a->client_end = word_end(p, end)) == NULL || (p = word_end(a->client_end + 1, end)) == NULL)
@@ -39,8 +42,13 @@ access_fields(const char *p, const char *end, Access *a)
     a->user = p + 1;
     if ((a->user_end = word_end(a->user, end)) == NULL)
         return 0;
+    /* Only the twin knows what is white space beyond the blank, in ASCII and not. */
+    for (p = a->client; p < a->user_end; p++) {
+        if ((signed char)*p < ' ' || *p == '"')
+            return 0;
+    }
     p = a->user_end + 1;
-    if (memchr(a->client, '"', p - a->client) != NULL || end - p < 31 || p[0] != '[' || p[27] != ']' || p[28] != ' ' ||
+    if (a->user_end - a->user > USER_LONGEST || end - p < 31 || p[0] != '[' || p[27] != ']' || p[28] != ' ' ||
         p[29] != '"')
         return 0;
     a->date = p + 1;

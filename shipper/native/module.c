@@ -11,7 +11,8 @@ execute(PyObject *module)
 {
     State *s = state_of(module);
     PyMethodDef *tables[] = {
-        docker_methods, line_methods, id_methods, render_methods, flattened_methods, integer_methods, row_methods,
+        docker_methods,    line_methods,    id_methods,  render_methods,
+        flattened_methods, integer_methods, row_methods, otlp_methods,
     };
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0)

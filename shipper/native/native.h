@@ -311,7 +311,7 @@ int64_t iso_nanoseconds(Clock *clock, const char *p, Py_ssize_t n);
 int64_t access_seconds(Clock *clock, const char *p);
 
 /* What a file adds to the module. */
-extern PyMethodDef docker_methods[], line_methods[], id_methods[], render_methods[],
-    flattened_methods[], integer_methods[], row_methods[];
+extern PyMethodDef docker_methods[], line_methods[], id_methods[], render_methods[], flattened_methods[],
+    integer_methods[], row_methods[], otlp_methods[];
 
 #endif

@@ -11,8 +11,8 @@ from shipper.parse.times import Clocks
 _SPACE: Final = {" "}
 _EMPTY: Final = {""}
 _TWO: Final = {2}
-#: Quotes in a combined access-log line, and digits of a size that surely fits 64 bits.
-_QUOTES, _LONGEST = 6, 18
+#: Quotes in a combined access-log line, digits of a size that surely fits 64 bits, and the longest user.
+_QUOTES, _LONGEST, _LONGEST_USER = 6, 18, 256
 _PROTOCOLS: Final = {f"HTTP/{version}": version for version in ("0.9", "1.0", "1.1", "2", "2.0", "3", "3.0")}
 _STATUSES: Final = {str(code): (code, severity_of_status(code)) for code in range(100, 600)}
 
@@ -43,18 +43,23 @@ def cut(lines: list[str], clocks: Clocks) -> Requests | None:
     ``client ident user [date zone] "method target protocol" status size "referer" "agent"``
     """
     # Each line has six quotes and so gives seven pieces, the last of them empty: they stand at fixed places.
-    pieces = '"'.join(lines).split('"')
+    whole = '"'.join(lines)
+    pieces = whole.split('"')
     requests = pieces[1::7]
     if {text.count(" ") for text in requests} != _TWO or set(pieces[4::7]) != _SPACE or any(pieces[6::7]):
         return None
     # The same once more with words. What must be a date, a status and empty would not be, were a line out of step.
+    head = "".join(pieces[0::7])
     heads, words, tails = (
-        "".join(pieces[0::7]).split(" "),
+        head.split(" "),
         " ".join(requests).split(" "),
         "".join(pieces[2::7]).split(" "),
     )
     count = len(lines)
     if len(heads) != 5 * count + 1 or len(tails) != 3 * count + 1 or set(tails[0::3]) != _EMPTY:
+        return None
+    # Other white space, a line break anywhere and users without end are the exact reader's, who takes few of them.
+    if "\n" in whole or head.split() != heads[:-1] or max(map(len, heads[2::5])) > _LONGEST_USER:
         return None
     try:
         codes = [_STATUSES[text] for text in tails[1::3]]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import msgspec
 
 from sinks.otlp import values
+from sinks.otlp.values import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,15 +35,13 @@ class Encoder:
     """Encodes records and requests. ``original`` adds the line as it was written where the message differs."""
 
     content_type: ClassVar[str] = "application/json"
-    #: The most bytes that stand in front of a record: a comma.
-    between: ClassVar[int] = 1
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
         self._resources = values.Kept(_resource)
 
-    def records(self, batch: Batch) -> list[bytes]:
-        """Encode each record as an element of logRecords."""
+    def records(self, batch: Batch) -> Rows:
+        """Encode each record as an element of logRecords, a comma in front."""
         count = len(batch)
         messages = batch.messages if batch.messages is not None else batch.raws
         severities = batch.severities if batch.severities is not None else [9] * count
@@ -54,14 +53,14 @@ class Encoder:
         details: Iterable[dict[str, Any]] = repeat({}) if batch.attributes is None else batch.attributes
         rows = map(
             LogRecord,
-            map(str, values.times(batch.times)),
-            map(str, values.times(batch.stamps)),
+            map(str, map(values.time, batch.times)),
+            map(str, map(values.time, batch.stamps)),
             [severity or 9 for severity in severities],
             map(values.TEXTS.__getitem__, severities),
             [{"stringValue": text} for text in messages],
             map(_details, batch.ids, details, originals),
         )
-        return list(map(_json, rows))
+        return Rows.of([b"," + _json(row) for row in rows])
 
     def resources(self, resources: list[Resource]) -> list[bytes]:
         """Encode what stands in front of each resource's records."""
@@ -73,10 +72,14 @@ class Encoder:
         return len(resource) + len(b"]}]},") + len(b'{"resourceLogs":[]}')
 
     @staticmethod
-    def request(groups: Sequence[tuple[bytes, Sequence[bytes]]]) -> bytes:
-        """Encode a request of resources and their records."""
-        parts = [resource + b",".join(records) + b"]}]}" for resource, records in groups]
-        return b'{"resourceLogs":[' + b",".join(parts) + b"]}"
+    def request(groups: Sequence[tuple[bytes, Sequence[memoryview]]]) -> list[bytes | memoryview]:
+        """Encode a request of resources and runs of their records, in pieces."""
+        pieces: list[bytes | memoryview] = []
+        before = b'{"resourceLogs":['
+        for resource, runs in groups:
+            pieces += (before + resource, runs[0][1:], *runs[1:])  # no comma in front of the first
+            before = b"]}]},"
+        return [*pieces, b"]}]}]}" if groups else before + b"]}"]
 
 
 def _resource(resource: Resource) -> bytes:

@@ -14,6 +14,7 @@ from sinks._http import Answer, Client
 from sinks._outcome import Outcome
 from sinks.otlp import answers, json, protobuf
 from sinks.otlp.config import OtlpConfig
+from sinks.otlp.values import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,36 +89,39 @@ class OtlpSink(Sink):
         """Close the connection."""
         self._client.close()
 
-    def _requests(self, records: list[bytes], resources: list[bytes]) -> Iterator[range]:
+    def _requests(self, records: Rows, resources: list[bytes]) -> Iterator[range]:
         """Cut the batch, in order, into requests within the limits."""
-        most, between = self._most_bytes, self._encoder.between
-        size = sum(map(len, records)) + between * len(records) + sum(map(self._encoder.overhead, set(resources)))
-        if size <= most and len(records) <= self._most_records:
-            yield range(len(records))
+        most = self._most_bytes
+        if (
+            len(records.data) + sum(map(self._encoder.overhead, set(resources))) <= most
+            and len(resources) <= self._most_records
+        ):
+            yield range(len(resources))
             return
-        start = size = 0
+        start = size = before = 0
         seen: set[bytes] = set()
-        for row, (record, resource) in enumerate(zip(records, resources, strict=True)):
-            more = len(record) + between
-            if resource not in seen:
-                more += self._encoder.overhead(resource)
-            if row > start and (size + more > most or row - start >= self._most_records):
+        for row, (end, resource) in enumerate(zip(records.ends, resources, strict=True)):
+            more = end - before
+            before = end
+            extra = 0 if resource in seen else self._encoder.overhead(resource)
+            if row > start and (size + more + extra > most or row - start >= self._most_records):
                 yield range(start, row)
                 start, size = row, 0
                 seen.clear()
-                more = len(record) + between + self._encoder.overhead(resource)
+                extra = self._encoder.overhead(resource)
             seen.add(resource)
-            size += more
-        yield range(start, len(records))
+            size += more + extra
+        yield range(start, len(resources))
 
-    def _send(self, rows: range, records: list[bytes], resources: list[bytes], outcome: Outcome) -> None:
-        groups: dict[bytes, list[bytes]] = {}
-        for resource, run in groupby(rows, resources.__getitem__):
-            groups.setdefault(resource, []).extend(map(records.__getitem__, run))
+    def _send(self, rows: range, records: Rows, resources: list[bytes], outcome: Outcome) -> None:
+        groups: dict[bytes, list[memoryview]] = {}
+        for start, end, resource in _runs(rows, resources):
+            groups.setdefault(resource, []).append(records.part(start, end))
         body = self._encoder.request(list(groups.items()))
-        if len(body) > self._most_bytes:  # a record alone: all others were cut to fit
+        size = sum(map(len, body))
+        if size > self._most_bytes:  # a record alone: all others were cut to fit
             raise PermanentError(
-                f"the record takes {len(body)} bytes as a request, and max_request_bytes is {self._most_bytes}",
+                f"the record takes {size} bytes as a request, and max_request_bytes is {self._most_bytes}",
                 code="too_large",
                 certain=True,
             )
@@ -157,10 +161,21 @@ class OtlpSink(Sink):
     def _probe(self) -> Answer:
         return self._post(self._encoder.request([]))
 
-    def _post(self, body: bytes) -> Answer:
-        if self._config.compression == "gzip":
-            body = _http.gzipped(body)
+    def _post(self, pieces: list[bytes | memoryview]) -> Answer:
+        body = _http.gzipped(pieces) if self._config.compression == "gzip" else b"".join(pieces)
         return self._client.request("POST", _PATH, body=body, headers=self._headers)
 
     def _refusal(self, answer: Answer) -> SinkError:
         return answers.refusal(answer, self._client.what, retry_500=self._config.retry_500)
+
+
+def _runs(rows: range, resources: list[bytes]) -> Iterator[tuple[int, int, bytes]]:
+    """Give the runs of rows that share a resource: where each starts and ends, and the resource."""
+    if resources.count(resources[0]) == len(resources):
+        yield rows.start, rows.stop, resources[0]
+        return
+    start = rows.start
+    for resource, run in groupby(map(resources.__getitem__, rows)):
+        end = start + sum(1 for _ in run)
+        yield start, end, resource
+        start = end

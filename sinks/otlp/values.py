@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -36,6 +37,26 @@ TEXTS: Final = ("INFO", *(name for name in ("TRACE", "DEBUG", "INFO", "WARN", "E
 _TAKEN = frozenset({UID, ORIGINAL})
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class Rows(NamedTuple):
+    """Encoded records, one behind the other, each with what stands in front of it in a request; and where each ends."""
+
+    data: bytes
+    ends: list[int]
+
+    @classmethod
+    def of(cls, records: list[bytes]) -> Rows:
+        """Put encoded records behind each other."""
+        return cls(b"".join(records), list(accumulate(map(len, records))))
+
+    def start(self, row: int) -> int:
+        """Give where a record begins; that of the number of records is the end of all."""
+        return self.ends[row - 1] if row else 0
+
+    def part(self, start: int, end: int) -> memoryview:
+        """Give the records from ``start`` to ``end``."""
+        return memoryview(self.data)[self.start(start) : self.start(end)]
 
 
 #: Resources kept; beyond it they are dropped, which bounds memory where containers come and go.
@@ -85,11 +106,9 @@ def deep(value: Any) -> str:
     return TOO_DEEP + text
 
 
-def times(values: list[int]) -> list[int]:
-    """Give times as OTLP holds them."""
-    if not values or (min(values) >= 0 and max(values) < 1 << 64):
-        return values
-    return [value if 0 <= value < 1 << 64 else 0 for value in values]
+def time(time_ns: int) -> int:
+    """Give a time as OTLP holds it."""
+    return time_ns if 0 <= time_ns < 1 << 64 else 0
 
 
 def attributes(resource: Resource) -> dict[str, str]:

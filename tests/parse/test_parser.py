@@ -368,3 +368,14 @@ def test_ids_of_docker_lines_stay_on_dockers_time_when_the_line_has_its_own() ->
     Parser().parse(batch)
     assert batch.times[0] < stamp
     assert batch.stamps == [stamp]
+
+
+@pytest.mark.parametrize("odd", [*"\t\n\r\x0b\x1c\x85\xa0\u2028", "u" * 300])
+@pytest.mark.parametrize("place", ["10.0.0.1", "ident", "bob", "/a/b", "https"])
+def test_access_line_with_odd_white_space_becomes_the_same_whatever_stands_beside_it(odd: str, place: str) -> None:
+    """A replay may put other lines into the batch."""
+    line = '10.0.0.1 ident bob [22/Nov/2026:20:47:23 +0000] "GET /a/b HTTP/1.1" 404 12 "https://x/" "curl/8.0"'
+    line = line.replace(place, f"{place[:1]}{odd}{place[1:]}")
+    other = '10.0.0.1 - - [22/Nov/2026:20:47:23 +0000] "GETS" 404 12 "-" "-"'
+    alone, beside = one(line), parse(line, other)[0]
+    assert (alone.severity, alone.attributes, alone.time_ns) == (beside.severity, beside.attributes, beside.time_ns)

@@ -8,11 +8,14 @@ import math
 import random
 import ssl
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
+from hypothesis import given
+from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
@@ -257,11 +260,12 @@ def test_unparsed_batch_has_the_line_as_body_and_its_level_if_known(server: Otlp
 
 
 def test_caches_are_bounded(server: OtlpServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protobuf, "_MAX_KEYS", 8)
-    monkeypatch.setattr(protobuf, "_MAX_TEXTS", 16)
+    monkeypatch.setattr(protobuf, "compiled", None)
+    monkeypatch.setattr(protobuf, "_MAX_NAMES", 8)
     monkeypatch.setattr(values, "_MAX_RESOURCES", 8)
     resources = [Resource("docker", {"container.name": str(index)}) for index in range(30)]
-    batch = make_batch([str(i) for i in range(30)], resource=resources, attributes=[{f"k{i}": "v"} for i in range(30)])
+    names = [f"k{index}" for index in range(28)] + ["l" * 256, "l" * 255]
+    batch = make_batch([str(i) for i in range(30)], resource=resources, attributes=[{name: "v"} for name in names])
     for encoding in ENCODINGS:
         sink = opened(server, encoding=encoding)
         server.received.clear()
@@ -270,13 +274,88 @@ def test_caches_are_bounded(server: OtlpServer, monkeypatch: pytest.MonkeyPatch)
         assert server.messages() == batch.messages
         assert len(sink._encoder._resources) <= 9
         if isinstance(sink._encoder, protobuf.Encoder):
-            assert len(sink._encoder._pairs._heads) <= 8
-            for word in "abcdefgh":
-                texts = make_batch(["x"] * 8, attributes=[{"k": f"{word}{index % 4}"} for index in range(8)])
-                server.received.clear()
-                sink.write(texts)
-                assert [one.attributes["k"] for one in server.received] == [f"{word}{index % 4}" for index in range(8)]
-                assert sum(len(heads.known) for heads in sink._encoder._pairs._heads.values()) <= 16
+            heads = sink._encoder._pairs._heads
+            assert len(heads) <= 8
+            # Of long names nothing is kept, and of values only what stands in front of short ones.
+            sink.write(
+                make_batch(["x"] * 2, attributes=[{"a": "x" * 200, "l" * 300: 1}, {"a": "x" * 300, "l" * 300: 2}])
+            )
+            assert {name: len(head) for (name, _), head in heads.items() if name in {"a", "l" * 300}} == {
+                "a": 1, "l" * 300: 0,
+            }  # fmt: skip
+
+
+# Compiled and not
+
+
+_TEXTS = st.one_of(
+    st.text(st.sampled_from("ab\x00\n\x7f\x80é\u07ff\u0800日\uffff\U0001f600\ud800\udfff"), max_size=12),
+    st.sampled_from([1, 40, 90, 100, 110, 118, 120, 125, 127, 128, 250, 16_383, 16_384]).map(lambda size: "x" * size),
+)
+
+
+class _Text(str):
+    __slots__ = ()
+
+
+class _Object(dict[str, Any]):
+    pass
+
+
+_SCALARS = st.one_of(
+    st.none(), st.booleans(), _TEXTS, st.integers(-(2**65), 2**65), st.integers(-300, 20_000), st.floats(),
+    st.sampled_from([2**63 - 1, 2**63, -(2**63), -(2**63) - 1, -0.0, math.nan, math.inf, -math.inf]),
+    st.binary(max_size=4), _TEXTS.map(_Text), st.just(_Object(a=1)), st.just((1, "a")), st.just({1}),
+)  # fmt: skip
+_VALUES = st.recursive(
+    _SCALARS, lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_TEXTS, inner, max_size=4)),
+    max_leaves=12,
+)  # fmt: skip
+_NAMES = st.one_of(
+    _TEXTS, st.sampled_from([values.UID, values.ORIGINAL, "log.record.part", "log.record.", "app.log.record.uid", ""])
+)
+_TIMES = st.one_of(st.integers(-1, 2**64), st.sampled_from([-(2**70), -1, 0, 1, 2**63, 2**64 - 1, 2**64, 2**70]))
+_ROWS = st.tuples(
+    _TIMES, _TIMES, st.integers(0, 24), _TEXTS, _TEXTS, st.dictionaries(_NAMES, _VALUES, max_size=5), st.booleans()
+)
+
+
+@pytest.mark.skipif(protobuf.compiled is None, reason="needs the compiled form")
+@given(st.lists(_ROWS, min_size=1, max_size=6), st.booleans(), st.sampled_from(["parsed", "levels", "raw"]))
+def test_compiled_form_gives_the_same_bytes(rows: list[Any], original: bool, kind: str) -> None:
+    times, stamps, severities, messages, raws, attributes, same = map(list, zip(*rows, strict=True))
+    raws = [message if alike else raw for message, raw, alike in zip(messages, raws, same, strict=True)]
+    batch = make_batch(messages, attributes=attributes, raws=raws)
+    ids = batch.ids
+    batch.times, batch.stamps, batch.severities = times, stamps, severities
+    batch._ids = ids
+    if kind != "parsed":
+        batch.messages = batch.attributes = None
+    if kind == "raw":
+        batch.severities = None
+    encoder = protobuf.Encoder(original=original)
+    data, ends = encoder.records(batch)
+    alone = encoder._encode(batch)
+    assert [data[start:end] for start, end in pairwise([0, *ends])] == alone
+    scope = b"".join(protobuf.Encoder.request([(b"", [memoryview(data)])]))
+    told = ExportLogsServiceRequest.FromString(scope).resource_logs[0].scope_logs[0].log_records
+    assert [row.body.string_value for row in told] == list(map(values.cleaned, batch.messages or raws))
+
+
+@pytest.mark.skipif(protobuf.compiled is None, reason="needs the compiled form")
+def test_compiled_form_declines_no_common_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    nested: Any = "end"
+    for _ in range(values.MAX_DEPTH):
+        nested = [nested]
+    common = {
+        "t": "größe 日本 \U0001f600 \x00", "i": 2**63 - 1, "n": -(2**63), "f": math.nan, "y": True, "0": None, "": "",
+        "o": {"a": {"b": [1, "2", {}, []]}}, "deep": nested, "long": "x" * 70_000,
+    }  # fmt: skip
+    batch = make_batch(["größe", "x"], attributes=common, raws=["a", "x"])
+    encoder = protobuf.Encoder(original=True)
+    expected = encoder._encode(batch)
+    monkeypatch.setattr(encoder, "_encode", pytest.fail)
+    assert encoder.records(batch).data == b"".join(expected)
 
 
 # The request
