@@ -3,22 +3,27 @@
 #include "native.h"
 
 PyDoc_STRVAR(docker_lines_doc,
-"docker_lines(block, position)\n--\n\n"
+"docker_lines(block, position, seed)\n--\n\n"
 "Cut a block of whole json-file lines into columns: times in nanoseconds, texts without their line feed, streams (one\n"
-"name if all are the same), offsets from position on, the lines as bytes, and whether each time is later than the one\n"
-"before. None for a block with a line of another form.");
+"name if all are the same), offsets from position on, the hashes of the lines, and whether each time is later than\n"
+"the one before. None for a block with a line of another form.");
 
 static PyObject *
 docker_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
 {
-    if (nargs != 2 || !PyBytes_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "docker_lines takes bytes and a position");
+    if (nargs != 3 || !PyBytes_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "docker_lines takes bytes, a position and a seed");
         return NULL;
     }
     const char *p = PyBytes_AS_STRING(args[0]), *end = p + PyBytes_GET_SIZE(args[0]);
     long long offset = PyLong_AsLongLong(args[1]);
     if (offset == -1 && PyErr_Occurred())
         return NULL;
+    uint64_t seed = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred())
+        return NULL;
+    char secret[HASH_SECRET];
+    hash_secret(secret, seed);
     Py_ssize_t count = 0;
     for (const char *at = p; at < end && (at = memchr(at, '\n', end - at)) != NULL; at++)
         count++;
@@ -26,12 +31,12 @@ docker_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         Py_RETURN_NONE;
     char *scratch = PyMem_Malloc(end - p + 8);
     PyObject *stamps = PyList_New(count), *texts = PyList_New(count), *offsets = PyList_New(count);
-    PyObject *lines = PyList_New(count), *streams = NULL, *result = NULL;
+    PyObject *hashes = PyList_New(count), *streams = NULL, *result = NULL;
     PyObject *names[2] = {PyUnicode_InternFromString("stdout"), PyUnicode_InternFromString("stderr")};
     int first = -1, later = 1;
     int64_t before = -1;
     Clock clock = {"", 0};
-    if (scratch == NULL || !stamps || !texts || !offsets || !lines || !names[0] || !names[1])
+    if (scratch == NULL || !stamps || !texts || !offsets || !hashes || !names[0] || !names[1])
         goto done;
     for (Py_ssize_t i = 0; i < count; i++) {
         const char *start = p;
@@ -65,16 +70,16 @@ docker_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             goto declined;
         PyList_SET_ITEM(texts, i, text);
         PyObject *number = PyLong_FromLongLong(stamp), *place = PyLong_FromLongLong(offset);
-        PyObject *line = PyBytes_FromStringAndSize(start, p - start);
-        if (number == NULL || place == NULL || line == NULL) {
+        PyObject *hash = hash_number(hash_of(start, p - start, seed, secret));
+        if (number == NULL || place == NULL || hash == NULL) {
             Py_XDECREF(number);
             Py_XDECREF(place);
-            Py_XDECREF(line);
+            Py_XDECREF(hash);
             goto done;
         }
         PyList_SET_ITEM(stamps, i, number);
         PyList_SET_ITEM(offsets, i, place);
-        PyList_SET_ITEM(lines, i, line);
+        PyList_SET_ITEM(hashes, i, hash);
         offset += p - start;
         if (first < 0)
             first = stream;
@@ -90,7 +95,7 @@ docker_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     }
     if (p != end)
         goto declined;
-    result = PyTuple_Pack(6, stamps, texts, streams != NULL ? streams : names[first], offsets, lines,
+    result = PyTuple_Pack(6, stamps, texts, streams != NULL ? streams : names[first], offsets, hashes,
                           later ? Py_True : Py_False);
     goto done;
 declined:
@@ -101,7 +106,7 @@ done:
     Py_XDECREF(stamps);
     Py_XDECREF(texts);
     Py_XDECREF(offsets);
-    Py_XDECREF(lines);
+    Py_XDECREF(hashes);
     Py_XDECREF(streams);
     Py_XDECREF(names[0]);
     Py_XDECREF(names[1]);

@@ -34,6 +34,9 @@
 #if !defined(__BYTE_ORDER__) || __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "written for little-endian machines"
 #endif
+#ifndef __SIZEOF_INT128__
+#error "written for 64-bit machines"
+#endif
 
 /* Texts met often (names of attributes, methods, versions), by a hash of their bytes: one object each. */
 typedef struct {
@@ -301,6 +304,16 @@ is_near(int64_t own, int64_t stamp)
 void append_string(Buffer *b, const char *p, Py_ssize_t n);
 void append_number(Buffer *b, long long number);
 int append_value(Buffer *b, PyObject *value, PyObject *encode, int depth);
+/* Bytes of a secret (`hash.c`). */
+#define HASH_SECRET 192
+
+typedef struct {
+    uint64_t low, high;
+} Hash;
+
+void hash_secret(char secret[HASH_SECRET], uint64_t seed);
+Hash hash_of(const char *p, size_t n, uint64_t seed, const char secret[HASH_SECRET]);
+PyObject *hash_number(Hash h);
 PyObject *kept_text(State *state, const char *p, Py_ssize_t n);
 const char *unescape(const char *p, const char *end, char **out, Seen *seen);
 PyObject *read_name(Reader *r);

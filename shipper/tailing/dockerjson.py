@@ -41,9 +41,9 @@ _NEWLINE = {"\n"}
 _BILLION = 1_000_000_000
 _SECONDS_KEPT = 4096
 
-#: Times in nanoseconds, texts without their line feed, streams (one name if all are the same), offsets, the lines, and
+#: Times in nanoseconds, texts without their line feed, streams (one name if all are the same), offsets, hashes, and
 #: whether each time is later than the one before.
-_Columns = tuple[list[int], list[str], str | list[str], list[int], list[bytes], bool]
+_Columns = tuple[list[int], list[str], str | list[str], list[int], list[int], bool]
 
 
 class Line(msgspec.Struct, gc=False):
@@ -108,30 +108,31 @@ class DockerLines:
         """Give a batch of the block's lines, or feed the joiner and give None."""
         if joiner.holding or tail.skips:
             return self._feed(tail, block, joiner)
-        columns: _Columns | None = None if compiled is None else compiled.docker_lines(block, tail.position)
+        columns: _Columns | None = None
+        if compiled is not None:
+            columns = compiled.docker_lines(block, tail.position, self._seed)
         if columns is None:
             columns = self._columns(block, tail.position)
         if columns is None:
             return self._feed(tail, block, joiner)
-        stamps, raws, streams, offsets, lines, later = columns
+        stamps, raws, streams, offsets, hashes, later = columns
         tty = self._container.tty
         # A terminal ends every line with a carriage return; where nobody says what it is, the first line tells.
         if tty or (tty is None and raws[0].endswith("\r")):
             raws = [text.removesuffix("\r") for text in raws]
         if joiner.rule is not None and may_contain_lines(raws):
             return self._feed(tail, block, joiner)
-        hashes = list(map(xxh3_128_intdigest, lines, repeat(self._seed)))
         if later and stamps[0] != tail.run_stamp:
-            tail.run_stamp, tail.run = stamps[-1], {lines[-1]: 0}
+            tail.run_stamp, tail.run = stamps[-1], {block[offsets[-1] - tail.position :]: 0}
         else:
-            for index, stamp in enumerate(stamps):
-                repeats = self._distinct(tail, lines[index], stamp)
+            for index, (stamp, line) in enumerate(zip(stamps, block.splitlines(keepends=True), strict=True)):
+                repeats = self._distinct(tail, line, stamp)
                 if repeats:
-                    hashes[index] = xxh3_128_intdigest(lines[index], self._seed + repeats)
+                    hashes[index] = xxh3_128_intdigest(line, self._seed + repeats)
                     stamps[index] = stamp + repeats
         resource = self._container.resource
         if isinstance(streams, str):
-            resources = [resource(streams)] * len(lines)
+            resources = [resource(streams)] * len(raws)
         else:
             each = {stream: resource(stream) for stream in set(streams)}
             resources = [each[stream] for stream in streams]
@@ -160,7 +161,7 @@ class DockerLines:
             list(map(_WITHOUT_LAST, texts)),
             streams[0] if streams.count(streams[0]) == number else streams,
             offsets,
-            lines,
+            list(map(xxh3_128_intdigest, lines, repeat(self._seed))),
             all(map(lt, stamps, islice(stamps, 1, None))),
         )
 

@@ -163,10 +163,14 @@ def docker_lines() -> DockerLines:
     return DockerLines(Container("c" * 64, source="docker", host="h", labels=[]))
 
 
+def cut(block: bytes, position: int) -> Any:
+    return compiled.docker_lines(block, position, docker_lines()._seed)
+
+
 @EXAMPLES
 @given(docker_block(), st.integers(0, 2**40))
 def test_docker_lines(block: bytes, position: int) -> None:
-    found = compiled.docker_lines(block, position)
+    found = cut(block, position)
     if found is not None:
         assert found == docker_lines()._columns(block, position)
 
@@ -174,13 +178,21 @@ def test_docker_lines(block: bytes, position: int) -> None:
 @pytest.mark.parametrize("attrs", ['{\r"tag":"t"}', '{"tag":\r"t"}', '{"tag":"t"\r}'])
 def test_docker_lines_with_a_carriage_return_between_are_declined_by_both(attrs: str) -> None:
     block = docker_line("x\n", attrs=f'"attrs":{attrs},').encode()
-    assert compiled.docker_lines(block, 0) is None
+    assert cut(block, 0) is None
     assert docker_lines()._columns(block, 0) is None
 
 
 def test_common_docker_lines_are_not_declined() -> None:
     for block in (*DOCKER, "".join(DOCKER)):
-        assert compiled.docker_lines(block.encode(), 7) == docker_lines()._columns(block.encode(), 7) is not None
+        assert cut(block.encode(), 7) == docker_lines()._columns(block.encode(), 7) is not None
+
+
+@pytest.mark.parametrize("first", range(0, 1200, 100))
+def test_lines_of_every_length_have_their_hash(first: int) -> None:
+    """The hash has another form up to 128 bytes, up to 240, and after each kilobyte."""
+    for size in (*range(first, first + 100), first * 17):
+        block = docker_line("x" * size + "\n").encode()
+        assert cut(block, 0) == docker_lines()._columns(block, 0)
 
 
 # Ids
