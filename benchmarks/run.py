@@ -127,13 +127,14 @@ class Bench:
             runs.append(usage)
         return statistics.median(ratios), runs
 
-    def costs_beyond_reading(self, sink: dict[str, Any], *, parse: bool) -> tuple[float, list[Usage]]:
+    def costs_of_encoding(self, sink: dict[str, Any], *, parse: bool) -> tuple[float, float, list[Usage]]:
         """Run ``--once`` on a recent log in turns with the yardstick and with reading alone (and parsing).
 
-        The median of what the sink adds, in yardsticks, and what each run with it took.
+        The medians, in yardsticks, of the sink's encoding and of all that the sink adds to the daemon; and what each run
+        with it took.
         """
         containers = self.recent_log()
-        ratios, runs = [], []
+        encoding, beyond, runs = [], [], []
         for _ in range(ROUNDS):
             usages = []
             yardstick = self.yardstick(containers)
@@ -142,9 +143,13 @@ class Bench:
                 usages.append(daemon.once(timeout=PATIENCE))
                 if usages[-1].code:
                     raise RuntimeError(f"the daemon ended with {usages[-1].code}:\n{daemon.log[-4000:]}")
-            ratios.append((usages[1].cpu - usages[0].cpu) / yardstick)
+            command = [sys.executable, HERE / "encoding.py", self.daemon(containers, sink).path]
+            environ = {**os.environ, "SHIPPER_TEMPORARY_STATE": "allow"}
+            said = subprocess.run(command, check=True, capture_output=True, text=True, env=environ, timeout=PATIENCE)
+            encoding.append(float(said.stdout.split()[0]) / yardstick)
+            beyond.append((usages[1].cpu - usages[0].cpu) / yardstick)
             runs.append(usages[1])
-        return statistics.median(ratios), runs
+        return statistics.median(encoding), statistics.median(beyond), runs
 
     def sqlite(self) -> dict[str, Any]:
         """A sqlite sink with a database of its own."""
@@ -216,12 +221,15 @@ def to_mariadb(bench: Bench) -> None:
 def to_loki(bench: Bench) -> None:
     """Against a server that answers at once, in a process of its own; the log is older than Loki's limit of age."""
     with discarding("loki_server") as url:
-        ratio, runs = bench.costs(lambda: {"type": "loki", "endpoint": url, "max_age": ""})
+        section: dict[str, Any] = {"type": "loki", "endpoint": url, "max_age": ""}
+        ratio, runs = bench.costs(lambda: section)
+        walls = [run.wall / yardstick for run, yardstick in zip(runs, bench.yardsticks[-len(runs) :], strict=True)]
+        encoding, _, _ = bench.costs_of_encoding(section, parse=False)
     note = f"{rate(bench, runs):,.0f} lines/s"
     bench.add(Figure("Docker log to Loki: CPU", ratio, "yardsticks", 4, note=note))
-    walls = [run.wall / yardstick for run, yardstick in zip(runs, bench.yardsticks[-len(runs) :], strict=True)]
     bench.add(Figure("Docker log to Loki: wall time", statistics.median(walls), "yardsticks' CPU", 4.5))
     bench.add(Figure("Docker log to Loki: resident memory, peak", peak(runs), "MiB", 64))
+    bench.add(Figure("Loki's encoder: CPU", encoding, "yardsticks", 3))
 
 
 def to_services(bench: Bench) -> None:
@@ -235,10 +243,11 @@ def to_services(bench: Bench) -> None:
     ]
     for name, module, parse, memory, section in services:
         with discarding(module) as url:
-            ratio, runs = bench.costs_beyond_reading(section(url), parse=parse)
-        beyond = "reading and parsing" if parse else "reading"
-        note = f"{rate(bench, runs):,.0f} lines/s"
-        bench.add(Figure(f"Docker log to {name}, on top of {beyond}: CPU", ratio, "yardsticks", 3, note=note))
+            encoding, beyond, runs = bench.costs_of_encoding(section(url), parse=parse)
+        whole = (
+            f"all that the sink adds to reading{' and parsing' * parse}: {beyond:.2f}; {rate(bench, runs):,.0f} lines/s"
+        )
+        bench.add(Figure(f"{name}'s encoder: CPU", encoding, "yardsticks", 3, note=whole))
         bench.add(Figure(f"Docker log to {name}: resident memory, peak", peak(runs), "MiB", memory))
 
 
