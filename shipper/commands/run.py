@@ -14,6 +14,9 @@ from shipper.commands.options import config_option
 #: Seconds after which a thread that computes lets another go on. So long a delivery that has its sink's answer may wait
 #: for the reader: with Python's own 5 ms MariaDB idled 5 ms for each batch's file, with this 2.
 _SWITCH = 0.0005
+#: Bytes of the largest block whose memory is kept for the next one, and of all that is kept so, for each thread. A block
+#: of a file, or a piece of a request, is smaller, and is made anew many times a second.
+_BLOCK, _KEPT = 1 << 20, 4 << 20
 
 
 @click.command("run", short_help="Ship logs until told to stop.")
@@ -36,9 +39,12 @@ def command(path: Path, *, once: bool) -> None:
     from shipper.daemon import Daemon
     from shipper.loader import load
     from shipper.logs import configure, get_logger
+    from shipper.native import compiled
     from shipper.volume import require_lasting
 
     sys.setswitchinterval(_SWITCH)
+    if compiled is not None:
+        compiled.keep_memory(_BLOCK, _KEPT)
     config = load(path, os.environ)
     doubt = require_lasting(config.state_dir, os.environ)
     log = configure(config.log)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from shipper.tailing.tail import Log, Tail
     from shipper.tailing.watch import Watch
 
-#: Bytes read of one file in one turn. Larger ones cost a page fault per page: malloc gives the memory back each time.
-CHUNK = 112 * 1024
+#: Bytes read of one file in one turn. With fewer, reader and deliveries change places too often; with more, what is made
+#: of them does not stay in the processor's cache.
+CHUNK = 240 * 1024
 #: Seconds between two looks at the directories; twice that when nothing happens.
 SWEEP = 1.0
 #: Turns after which `poll` ends, so that discovery is not held up by a backlog.

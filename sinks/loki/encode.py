@@ -228,7 +228,7 @@ def _value(word: str, resource: Resource, level: str) -> str:
 # processor's cache: the whole is nowhere in memory.
 
 #: Entries of one piece.
-_PIECE = 128
+_PIECE = 1024
 _GZIP, _FAST = 31, 1
 
 
