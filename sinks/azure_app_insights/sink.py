@@ -32,8 +32,8 @@ OLDEST = 172_800 * 1_000_000_000
 #: Bytes of a request before compression. The service names no limit but 64,000 items, which these cannot reach; a
 #: request costs half a millisecond of CPU.
 REQUEST = 2_000_000
-#: Records that are encoded at once: a text of some ten KB, which the allocator need not ask the system for.
-AT_ONCE = 64
+#: Records that are encoded at once: a text of less than a MiB, whose memory is kept for the next one.
+AT_ONCE = 512
 #: Redirects followed for one request.
 _HOPS = 5
 #: Domains whose hosts are Azure's alone: a redirect from one host of such a domain to another leaks nothing.

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 #: Bytes of a request's body before compression: 1 MB, whichever million is meant, brackets and commas counted.
 REQUEST = 1_000_000
-#: Records that are encoded at once: a text of some ten KB, which the allocator need not ask the system for.
-AT_ONCE = 64
+#: Records that are encoded at once: a text of less than a MiB, whose memory is kept for the next one.
+AT_ONCE = 512
 _RIGHTS = (
     "give the application the role Monitoring Metrics Publisher on the data collection rule; it takes up to half an"
     " hour to hold"

@@ -58,8 +58,8 @@ DEEPEST = 18
 _ABYSS = 200
 #: Texts of resource and level that are kept from batch to batch.
 _TAILS = 4_000
-#: Documents that are written at once: what they take stays in the processor's cache until it is compressed.
-_PIECE = 256
+#: Documents that are written at once. With fewer, the thread gives way to the reader too often.
+_PIECE = 1024
 #: Without any of these no name in a line of JSON is odd. Looking for them is cheaper than looking at every name, and
 #: three patterns are cheaper than one of three branches or than ``in``.
 _ODD = tuple(map(re.compile, (rb'"":', rb'"\.', rb"\.\.")))

@@ -227,7 +227,7 @@ def _value(word: str, resource: Resource, level: str) -> str:
 # JSON. Entries are written some hundred at once, and the pieces go into the compression one by one while they are in the
 # processor's cache: the whole is nowhere in memory.
 
-#: Entries of one piece.
+#: Entries of one piece. With fewer, the thread gives way to the reader too often.
 _PIECE = 1024
 _GZIP, _FAST = 31, 1
 
