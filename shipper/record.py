@@ -165,20 +165,20 @@ class Batch(msgspec.Struct):
     def select(self, indexes: Sequence[int] | range) -> Batch:
         """Make a batch of the rows at ``indexes``. Span and risk stay; the size shrinks in proportion."""
         return Batch(
-            times=[self.times[i] for i in indexes],
-            stamps=[self.stamps[i] for i in indexes],
-            hashes=[self.hashes[i] for i in indexes],
-            raws=[self.raws[i] for i in indexes],
-            resources=[self.resources[i] for i in indexes],
-            offsets=[self.offsets[i] for i in indexes],
-            severities=None if self.severities is None else [self.severities[i] for i in indexes],
-            messages=None if self.messages is None else [self.messages[i] for i in indexes],
-            attributes=None if self.attributes is None else [self.attributes[i] for i in indexes],
+            times=pick(self.times, indexes),
+            stamps=pick(self.stamps, indexes),
+            hashes=pick(self.hashes, indexes),
+            raws=pick(self.raws, indexes),
+            resources=pick(self.resources, indexes),
+            offsets=pick(self.offsets, indexes),
+            severities=None if self.severities is None else pick(self.severities, indexes),
+            messages=None if self.messages is None else pick(self.messages, indexes),
+            attributes=None if self.attributes is None else pick(self.attributes, indexes),
             span=self.span,
             size=self.size * len(indexes) // max(1, len(self)),
             at_risk=self.at_risk,
             marks=None if self.marks is None else _selected(self.marks, indexes),
-            _ids=None if self._ids is None else [self._ids[i] for i in indexes],
+            _ids=None if self._ids is None else pick(self._ids, indexes),
         )
 
     @staticmethod
@@ -244,6 +244,16 @@ def make_ids(stamps: Sequence[int], values: Sequence[int]) -> list[str]:
     text[39::40] = b"\n" * count
     del text[34::40], text[29::39], text[4::38]
     return text.decode("ascii").split("\n")[:-1]
+
+
+def pick(column: list[T], rows: Sequence[int]) -> list[T]:
+    """Give the items of a column at some rows."""
+    if isinstance(rows, range) and rows.step == 1 and 0 <= rows.start <= rows.stop <= len(column):
+        return column[rows.start : rows.stop]
+    picked: list[T] | None = None
+    if compiled is not None and isinstance(rows, list):
+        picked = compiled.pick(column, rows)
+    return list(map(column.__getitem__, rows)) if picked is None else picked
 
 
 def _flat(lists: list[list[T]]) -> list[T]:

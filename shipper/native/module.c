@@ -13,7 +13,7 @@ execute(PyObject *module)
     PyMethodDef *tables[] = {
         docker_methods,    line_methods,    id_methods,  render_methods,
         flattened_methods, integer_methods, row_methods, otlp_methods,
-        memory_methods,
+        memory_methods,    list_methods,
     };
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0)

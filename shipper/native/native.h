@@ -325,6 +325,6 @@ int64_t access_seconds(Clock *clock, const char *p);
 
 /* What a file adds to the module. */
 extern PyMethodDef docker_methods[], line_methods[], id_methods[], render_methods[], flattened_methods[],
-    integer_methods[], row_methods[], otlp_methods[], memory_methods[];
+    integer_methods[], row_methods[], otlp_methods[], memory_methods[], list_methods[];
 
 #endif

@@ -12,11 +12,12 @@ from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
 from itertools import groupby, islice
-from operator import add, itemgetter, lt
+from operator import add, lt
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
+from shipper.record import pick
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
 from sinks import _http
@@ -189,15 +190,8 @@ class LokiSink(Sink):
             if len(members) == len(batch):
                 run = Run(labels, metadata, members, times, texts, ids, marks)
             else:
-                take = itemgetter(*members, members[0])  # of one place it would give no tuple
                 run = Run(
-                    labels,
-                    metadata,
-                    members,
-                    list(take(times)[:-1]),
-                    list(take(texts)[:-1]),
-                    list(take(ids)[:-1]),
-                    marks,
+                    labels, metadata, members, pick(times, members), pick(texts, members), pick(ids, members), marks
                 )
             streams[labels].append(run)
         bounds = self._bounds()

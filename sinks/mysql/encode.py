@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shipper.columns import Kind, render
-from shipper.record import Batch
+from shipper.record import Batch, pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,15 +35,15 @@ def pieces(mapping: Mapping, batch: Batch, order: Sequence[int]) -> Iterator[byt
 def picked(batch: Batch, order: Sequence[int]) -> Batch:
     """Give a batch of the records at ``order``, with what makes rows of them and no more."""
     return Batch(
-        times=list(map(batch.times.__getitem__, order)),
-        stamps=list(map(batch.stamps.__getitem__, order)),
-        hashes=list(map(batch.hashes.__getitem__, order)),
-        raws=[] if batch.messages is not None else list(map(batch.raws.__getitem__, order)),
-        resources=list(map(batch.resources.__getitem__, order)),
+        times=pick(batch.times, order),
+        stamps=pick(batch.stamps, order),
+        hashes=pick(batch.hashes, order),
+        raws=[] if batch.messages is not None else pick(batch.raws, order),
+        resources=pick(batch.resources, order),
         offsets=[],
-        severities=None if batch.severities is None else list(map(batch.severities.__getitem__, order)),
-        messages=None if batch.messages is None else list(map(batch.messages.__getitem__, order)),
-        attributes=None if batch.attributes is None else list(map(batch.attributes.__getitem__, order)),
+        severities=None if batch.severities is None else pick(batch.severities, order),
+        messages=None if batch.messages is None else pick(batch.messages, order),
+        attributes=None if batch.attributes is None else pick(batch.attributes, order),
     )
 
 

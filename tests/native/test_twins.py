@@ -19,7 +19,7 @@ from shipper.columns import Kind
 from shipper.native import CHOSEN, WHY_PURE, compiled
 from shipper.parse import Parser, parser
 from shipper.parse.levels import KNOWN
-from shipper.record import Batch, Resource, make_ids
+from shipper.record import Batch, Resource, make_ids, pick
 from shipper.tailing.container import Container
 from shipper.tailing.dockerjson import DockerLines
 
@@ -215,6 +215,30 @@ def test_make_ids(pairs: list[tuple[int, int]]) -> None:
 def test_make_ids_declines_nothing_that_is_common(pairs: list[tuple[int, int]]) -> None:
     stamps, hashes = [one for one, _ in pairs], [two for _, two in pairs]
     assert compiled.make_ids(stamps, hashes) == make_ids(stamps, hashes)
+
+
+# Picking
+
+
+@EXAMPLES
+@given(st.lists(st.text(max_size=2), max_size=6), st.lists(st.integers(-7, 7) | st.just(2**70), max_size=6))
+def test_pick(column: list[str], rows: list[int]) -> None:
+    found = compiled.pick(column, rows)
+    if found is None:
+        assert any(not 0 <= row < len(column) for row in rows)
+    else:
+        assert found == [column[row] for row in rows]
+
+
+@pytest.mark.parametrize("rows", [[2, 0, 2], [], range(3), range(1, 2), range(2, -1, -1), (1, 0), [-1]])
+def test_columns_are_picked_from_by_any_rows(rows: Any) -> None:
+    assert pick(["a", "b", "c"], rows) == [["a", "b", "c"][row] for row in rows]
+
+
+@pytest.mark.parametrize("rows", [[3], range(4), range(2, 4)])
+def test_a_row_that_is_not_there_is_a_fault(rows: Any) -> None:
+    with pytest.raises(IndexError):
+        pick(["a", "b", "c"], rows)
 
 
 # Rendering
