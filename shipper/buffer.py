@@ -30,7 +30,8 @@ log = get_logger("buffer")
 class Buffer:
     """Pending batches of one sink. The reader puts, one delivery thread peeks and acks.
 
-    ``max_memory`` is in bytes of source text. ``on_safe`` gets the spans of batches that were spilled; ``on_cursor``
+    ``max_memory`` is in bytes of source text, of which those of parsed batches count twice: their records take two to
+    three times the memory of lines alone. ``on_safe`` gets the spans of batches that were spilled; ``on_cursor``
     the spill's cursor whenever it moves.
     """
 
@@ -114,7 +115,7 @@ class Buffer:
                     self._on_safe([batch.span])
             else:
                 self._memory.append(batch)
-                self._memory_bytes += batch.size
+                self._memory_bytes += _weight(batch)
             self._condition.notify_all()
 
     def spill_all(self) -> None:
@@ -163,19 +164,20 @@ class Buffer:
         Waits up to ``timeout`` seconds for a first one. What was peeked stays pending until ``ack``. At most half of
         the memory is given at a time: while the sink works on one half the reader fills the other.
         """
-        size = min(size, self._max_memory // 2)
+        memory = self._max_memory // 2
         taken: list[Batch] = []
         cursors: list[Cursor | None] = []
         with self._condition:
             self._condition.wait_for(lambda: not self.empty() or self._closed, timeout)
             for batch, cursor in self._spilled() if self._disk else zip(self._memory, repeat(None)):
-                if taken and not _fits(batch, taken, count=records, size=size):
+                if taken and not _fits(batch, taken, count=records, size=size, memory=memory):
                     break
                 taken.append(batch)
                 cursors.append(cursor)
                 records -= len(batch)
                 size -= batch.size
-                if records <= 0 or size <= 0:
+                memory -= _weight(batch)
+                if records <= 0 or size <= 0 or memory <= 0:
                     break
             self._taken = cursors
             self._taken_records = [len(batch) for batch in taken]
@@ -215,7 +217,7 @@ class Buffer:
             else:
                 for _ in self._taken:
                     batch = self._memory.popleft()
-                    self._memory_bytes -= batch.size
+                    self._memory_bytes -= _weight(batch)
                     if batch.span is not None:
                         spans.append(batch.span)
             self._taken = []
@@ -246,6 +248,11 @@ class Buffer:
             self._on_dropped(afloat)
 
 
-def _fits(batch: Batch, taken: list[Batch], *, count: int, size: int) -> bool:
+def _weight(batch: Batch) -> int:
+    return 2 * batch.size if batch.parsed else batch.size
+
+
+def _fits(batch: Batch, taken: list[Batch], *, count: int, size: int, memory: int) -> bool:
     # A spill from before a change of configuration may hold batches that were not parsed.
-    return len(batch) <= count and batch.size <= size and batch.parsed == taken[0].parsed
+    small = len(batch) <= count and batch.size <= size and _weight(batch) <= memory
+    return small and batch.parsed == taken[0].parsed

@@ -30,8 +30,9 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         str | int,
         Meta(
             description="Source text held in memory for this sink, half of it at a time in flight, before the reader waits."
+            " Text that was parsed for it counts twice."
         ),
-    ] = "2MiB"
+    ] = "4MiB"
     max_size: Annotated[str | int, Meta(description="Disk that spilled batches of this sink may take.")] = "1GiB"
     when_full: Annotated[
         str,

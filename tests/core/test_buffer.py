@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -39,7 +40,7 @@ def batch(number: int, *, records: int = 2, size: int = 100) -> Batch:
 class Rig:
     """A buffer over a real spill directory, with what it told."""
 
-    def __init__(self, directory: Path, *, memory: int = 300, limit: int = 1 << 20, drop_oldest: bool = False) -> None:
+    def __init__(self, directory: Path, *, memory: int = 600, limit: int = 1 << 20, drop_oldest: bool = False) -> None:
         self.directory = directory
         self.memory, self.limit, self.drop_oldest = memory, limit, drop_oldest
         self.safe: list[int] = []
@@ -107,7 +108,7 @@ def test_healthy_buffer_writes_nothing_to_disk(rig: Rig) -> None:
 
 
 def test_half_of_the_memory_is_given_at_a_time_so_that_the_reader_can_fill_the_other(tmp_path: Path) -> None:
-    rig = Rig(tmp_path / "spill", memory=400)
+    rig = Rig(tmp_path / "spill", memory=800)
     for number in range(4):
         rig.buffer.put(batch(number))
     assert not rig.buffer.room()
@@ -115,6 +116,17 @@ def test_half_of_the_memory_is_given_at_a_time_so_that_the_reader_can_fill_the_o
     rig.ack()
     assert rig.buffer.room()
     assert rig.drain() == raws(2, 3)
+
+
+def test_text_that_was_parsed_counts_twice(tmp_path: Path) -> None:
+    for parsed, fitting in ((True, 2), (False, 4)):
+        rig = Rig(tmp_path / f"spill-{parsed}", memory=400)
+        for number in range(fitting):
+            assert rig.buffer.room()
+            one = batch(number)
+            rig.buffer.put(one if parsed else msgspec.structs.replace(one, messages=None, attributes=None))
+        assert not rig.buffer.room()
+        assert len(rig.buffer.peek(records=100, size=1 << 20, timeout=0)) == fitting // 2
 
 
 def test_put_without_room_spills_everything_in_order_and_reports_it_safe(rig: Rig) -> None:
@@ -128,7 +140,7 @@ def test_put_without_room_spills_everything_in_order_and_reports_it_safe(rig: Ri
 
 
 def test_batch_in_flight_while_all_is_spilled_is_acked_once(tmp_path: Path) -> None:
-    rig = Rig(tmp_path / "spill", memory=400)
+    rig = Rig(tmp_path / "spill", memory=800)
     for number in range(3):
         rig.buffer.put(batch(number))
     assert len(rig.buffer.peek(records=4, size=1000, timeout=0)) == 2

@@ -139,7 +139,7 @@ class Rig:
         config = Config(
             sources={},
             sinks={
-                sink.name: SinkConfig(type="memory", buffer=buffer or BufferConfig(max_memory=3000)) for sink in sinks
+                sink.name: SinkConfig(type="memory", buffer=buffer or BufferConfig(max_memory=6000)) for sink in sinks
             },
             active=active or tuple(self.sinks),
             routes=routes,
