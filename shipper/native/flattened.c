@@ -98,13 +98,10 @@ flattened_suspects(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         Py_ssize_t left = size;
         if (is_plain(PyList_GET_ITEM(args[0], i), &left, levels))
             continue;
-        PyObject *place = PyLong_FromSsize_t(i);
-        if (place == NULL || PyList_Append(places, place) < 0) {
-            Py_XDECREF(place);
+        if (append_index(places, i) < 0) {
             Py_DECREF(places);
             return NULL;
         }
-        Py_DECREF(place);
     }
     return places;
 }

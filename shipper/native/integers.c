@@ -49,12 +49,8 @@ wide(PyObject *module, PyObject *column)
             Py_SETREF(places, Py_NewRef(Py_None));
             break;
         }
-        if (found) {
-            PyObject *place = PyLong_FromSsize_t(i);
-            if (place == NULL || PyList_Append(places, place) < 0)
-                Py_CLEAR(places);
-            Py_XDECREF(place);
-        }
+        if (found && append_index(places, i) < 0)
+            Py_CLEAR(places);
     }
     return places;
 }

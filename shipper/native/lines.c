@@ -372,12 +372,8 @@ parse(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         continue;
     rest:
         PyErr_Clear();
-        PyObject *index = PyLong_FromSsize_t(i);
-        if (index == NULL || PyList_Append(rest, index) < 0) {
-            Py_XDECREF(index);
+        if (append_index(rest, i) < 0)
             goto failed;
-        }
-        Py_DECREF(index);
     }
     PyMem_Free(scratch);
     return rest;
@@ -467,13 +463,10 @@ levels(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             replace(severities, i, PyLong_FromLong(severity));
             continue;
         }
-        PyObject *index = PyLong_FromSsize_t(i);
-        if (index == NULL || PyList_Append(rest, index) < 0) {
-            Py_XDECREF(index);
+        if (append_index(rest, i) < 0) {
             Py_DECREF(rest);
             return NULL;
         }
-        Py_DECREF(index);
     }
     return rest;
 }

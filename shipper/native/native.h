@@ -137,6 +137,16 @@ replace(PyObject *list, Py_ssize_t i, PyObject *item)
     Py_DECREF(old);
 }
 
+/* Add an index to a list; -1 with an exception. */
+static inline int
+append_index(PyObject *list, Py_ssize_t i)
+{
+    PyObject *index = PyLong_FromSsize_t(i);
+    int failed = index == NULL ? -1 : PyList_Append(list, index);
+    Py_XDECREF(index);
+    return failed;
+}
+
 /* Tell whether some arguments are lists of one length; sets an exception if not. */
 static inline int
 are_lists(PyObject *const *args, Py_ssize_t nargs, Py_ssize_t count)

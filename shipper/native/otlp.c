@@ -311,10 +311,7 @@ otlp_records(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             PyErr_Clear();
             if (b.start != NULL)
                 b.p = b.start + start;
-            PyObject *index = PyLong_FromSsize_t(row);
-            int failed = index == NULL || PyList_Append(rest, index) < 0;
-            Py_XDECREF(index);
-            if (failed)
+            if (append_index(rest, row) < 0)
                 goto done;
         }
         PyObject *place = PyLong_FromSsize_t(b.p - b.start);

@@ -466,14 +466,8 @@ render(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
                 goto done;
             }
         }
-        if (ends != Py_None) {
-            PyObject *place = PyLong_FromSsize_t(b.p - b.start);
-            if (place == NULL || PyList_Append(ends, place) < 0) {
-                Py_XDECREF(place);
-                goto done;
-            }
-            Py_DECREF(place);
-        }
+        if (ends != Py_None && append_index(ends, b.p - b.start) < 0)
+            goto done;
     }
     if (b.failed)
         PyErr_NoMemory();

@@ -51,14 +51,8 @@ time_order(PyObject *module, PyObject *times)
         if (index == NULL)
             goto done;
         PyList_SET_ITEM(order, i, index);
-        if (i + 1 < count && places[i].time == places[i + 1].time) {
-            PyObject *place = PyLong_FromSsize_t(i);
-            if (place == NULL || PyList_Append(ties, place) < 0) {
-                Py_XDECREF(place);
-                goto done;
-            }
-            Py_DECREF(place);
-        }
+        if (i + 1 < count && places[i].time == places[i + 1].time && append_index(ties, i) < 0)
+            goto done;
     }
     result = PyTuple_Pack(2, order, ties);
 done:
@@ -353,12 +347,8 @@ divide(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
                     goto done;
                 PyErr_Clear();
             }
-            PyObject *index = PyLong_FromSsize_t(i);
-            if (index == NULL || PyList_Append(odd, index) < 0) {
-                Py_XDECREF(index);
+            if (append_index(odd, i) < 0)
                 goto done;
-            }
-            Py_DECREF(index);
         }
         for (Py_ssize_t k = 0; k < width; k++) {
             PyList_SET_ITEM(PyList_GET_ITEM(columns, k), i, row[k] != NULL ? row[k] : Py_NewRef(Py_None));
