@@ -156,6 +156,7 @@ class FaultContract(ABC):
             proxy.cut_when(self.is_write, answer=where, more=[where] * 2)
             written = self._feed(rig)
             rig.run()
+            proxy.wait_for_cuts(3)
             assert proxy.cuts == 3
             self._account(rig, written, doubles=where != "before")
 
