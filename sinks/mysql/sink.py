@@ -1,12 +1,13 @@
-"""The sink: one transaction per batch, by multi-row INSERT or by LOAD DATA LOCAL."""
+"""The sink: a transaction per batch by multi-row INSERT, or by LOAD DATA LOCAL, large batches in two at once."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import suppress
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import pymysql
 
@@ -28,9 +29,21 @@ if TYPE_CHECKING:
 _STATEMENT = 4 << 20
 #: Rows that one write singles out itself before it leaves the search to the delivery.
 _SINGLED = 16
+#: Rows from which LOAD DATA runs on two connections. A server stores with one core per connection, and one alone is
+#: kept waiting between two batches: for COMMIT's write to disk and for the next rows.
+_TWO = 1000
+#: Seconds after which the second connection, if no batch needed it, is closed: before a server or a firewall does.
+_IDLE = 60.0
 #: Errors that say LOAD DATA LOCAL is not allowed: MariaDB, MySQL 8, older servers.
 _NO_LOAD = frozenset({3948, 4166, 1148})
 _log = logging.getLogger(__name__)
+
+
+class _Lane(NamedTuple):
+    """A connection, and the mapping of the thread that uses it."""
+
+    session: Session
+    mapping: _sql.Mapping
 
 
 class MysqlSink(Sink):
@@ -44,8 +57,12 @@ class MysqlSink(Sink):
         self._now = now
         self._where = where(config)
         self._session: Session | None = None
+        self._second: _Lane | None = None
+        #: When the second connection was last used; and whether there is none until the sink is opened anew.
+        self._second_used = 0.0
+        self._alone = False
         self._server = Server(version="", max_packet=1 << 20, widths={})
-        self._mapping = _sql.Mapping(config.columns)
+        self._mapping = self._make_mapping()
         self._maintenance = Maintenance(config)
         self._load = config.load_data
         if config.load_data:
@@ -66,6 +83,12 @@ class MysqlSink(Sink):
         """Whether batches go by LOAD DATA; false once the server has refused it."""
         return self._load
 
+    def _make_mapping(self) -> _sql.Mapping:
+        server = self._server
+        return _sql.Mapping(
+            self._config.columns, widths=server.widths, wide_integers=server.mariadb, marker=server.marker
+        )
+
     def open(self) -> None:
         """Connect anew (the name may lead to another server now), create what may be created, check the table."""
         self._release()
@@ -84,9 +107,7 @@ class MysqlSink(Sink):
 
     def _prepare_statements(self) -> None:
         config, server = self._config, self._server
-        self._mapping = _sql.Mapping(
-            config.columns, widths=server.widths, wide_integers=server.mariadb, marker=server.marker
-        )
+        self._mapping = self._make_mapping()
         names = ", ".join(map(quoted, self._mapping.sent))
         table = quoted(config.table)
         self._insert_start = f"INSERT INTO {table} ({names}) VALUES ".encode()  # noqa: S608 - names are checked
@@ -103,7 +124,7 @@ class MysqlSink(Sink):
             )  # fmt: skip
 
     def write(self, batch: Batch) -> None:
-        """Store the batch in one transaction; rows that are there already stay as they are."""
+        """Store the batch in one transaction or two; rows that are there already stay as they are."""
         if self._session is None:
             raise RetryableError(f"{self._where}: not connected")
         try:
@@ -126,17 +147,70 @@ class MysqlSink(Sink):
         if new:
             self._store_resources(session, new)
         # In the order of the key, so that writers of the same rows cannot deadlock.
-        if self._load and self._loaded(session, batch, order):
+        lane = _Lane(session, self._mapping)
+        second = self._second_lane(len(order))
+        if second is None:
+            self._store_rows(lane, batch, order)
+        else:
+            self._store_halves((lane, second), batch, order)
+        self._known |= new.keys()
+
+    def _second_lane(self, rows: int) -> _Lane | None:
+        """Give the second connection if so many rows are worth it and the server grants it."""
+        now = self._now()
+        if self._second is not None and (not self._second.session.open or abs(now - self._second_used) > _IDLE):
+            self._release_second()
+        if rows < _TWO or self._alone or not self._load:
+            return None
+        if self._second is None:
+            try:
+                self._second = _Lane(connect(self._config, load_data=True), self._make_mapping())
+            except SinkError as error:
+                self._alone = True
+                _log.info("LOAD DATA goes by one connection, because a second was refused: %s", error)
+        self._second_used = now
+        return self._second
+
+    def _store_halves(self, lanes: tuple[_Lane, _Lane], batch: Batch, order: Sequence[int]) -> None:
+        """Store the halves of a batch at the same time, each in a transaction of its own.
+
+        Each is committed as soon as it is stored, never only when both are: where some rows are there already, a half
+        may wait for the other's locks, and the server sees no deadlock in a client that waits for both.
+        """
+        middle = len(order) // 2
+        halves = (order[:middle], order[middle:])
+        errors: list[BaseException] = []
+
+        def store(lane: _Lane, half: Sequence[int]) -> None:
+            try:
+                self._store_rows(lane, batch, half)
+            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for both
+                errors.append(error)
+                _undo(lane.session, error)  # and with it the locks for which the other half may wait
+
+        thread = threading.Thread(target=store, args=(lanes[1], halves[1]), name="mysql-second", daemon=True)
+        thread.start()
+        store(lanes[0], halves[0])
+        thread.join()
+        whole = [error for error in errors if not isinstance(error, PartialError)]
+        if whole:
+            raise whole[0]
+        if errors:
+            partial = [error for error in errors if isinstance(error, PartialError)]
+            raise PartialError({index: refusal for error in partial for index, refusal in error.failed.items()})
+
+    def _store_rows(self, lane: _Lane, batch: Batch, order: Sequence[int]) -> None:
+        if self._load and self._loaded(lane, batch, order):
             self._stored = batch
         else:
             self._stored = None
-            self._insert(session, self._mapping.rows(encode.picked(batch, order)), order)
-        self._known |= new.keys()
+            self._insert(lane.session, lane.mapping.rows(encode.picked(batch, order)), order)
 
-    def _pieces(self, batch: Batch, order: Sequence[int]) -> Iterator[bytes]:
-        for piece in encode.pieces(self._mapping, batch, order):
+    def _pieces(self, mapping: _sql.Mapping, batch: Batch, order: Sequence[int]) -> Iterator[bytes]:
+        for piece in encode.pieces(mapping, batch, order):
             yield piece
-            self._stored = None
+            if self._stored is not batch:
+                self._stored = None
 
     def _store_resources(self, session: Session, new: dict[str, str]) -> None:
         """Keep full resources, in a transaction of their own: more of them than rows that use them does no harm."""
@@ -147,7 +221,7 @@ class MysqlSink(Sink):
                     cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
         session.commit()
 
-    def _loaded(self, session: Session, batch: Batch, order: Sequence[int]) -> bool:
+    def _loaded(self, lane: _Lane, batch: Batch, order: Sequence[int]) -> bool:
         """Store by LOAD DATA; false when the rows must go by INSERT instead, and then nothing of them is stored.
 
         LOCAL turns every error but a broken statement into a warning, and the row into something else. So every
@@ -155,8 +229,10 @@ class MysqlSink(Sink):
         """
         if not batch.raws or max(map(len, chain(batch.raws, batch.messages or ()))) > self._server.max_packet // 16:
             return False
+        session = lane.session
         try:
-            records, stored, skipped, warnings = session.load(self._load_statement, self._pieces(batch, order))
+            pieces = self._pieces(lane.mapping, batch, order)
+            records, stored, skipped, warnings = session.load(self._load_statement, pieces)
             exact = records == len(order) and warnings == skipped and stored == len(order) - skipped
             if exact and skipped:
                 with session.cursor() as cursor:
@@ -252,9 +328,7 @@ class MysqlSink(Sink):
         told = faults.sorted_error(error, self._where)
         if isinstance(error, PartialError):
             return told
-        if faults.keeps_connection(error) or isinstance(error, SinkError):
-            self._rollback()
-        else:
+        if self._session is not None and not _undo(self._session, error):
             self._release()
         if faults.code(error) == 1526:
             try:
@@ -262,13 +336,6 @@ class MysqlSink(Sink):
             except SinkError as refused:
                 return refused
         return told
-
-    def _rollback(self) -> None:
-        try:
-            if self._session is not None:
-                self._session.rollback()
-        except (pymysql.MySQLError, OSError):
-            self._release()
 
     def examine(self) -> Iterator[Finding]:
         """See `sinks.mysql.examine`. Creates nothing."""
@@ -282,8 +349,27 @@ class MysqlSink(Sink):
         session, self._session = self._session, None
         self._stored = None
         self._known.clear()
+        self._alone = False
+        self._release_second()
         if session is not None:
             session.release()
+
+    def _release_second(self) -> None:
+        second, self._second = self._second, None
+        if second is not None:
+            second.session.release()
+
+
+def _undo(session: Session, error: BaseException) -> bool:
+    """Leave no transaction behind; false if the connection is closed with it, lost or leading to the wrong server."""
+    if isinstance(error, PartialError):
+        return True  # all else is stored
+    if session.open and (faults.keeps_connection(error) or isinstance(error, SinkError)):
+        with suppress(pymysql.MySQLError, OSError):
+            session.rollback()
+            return True
+    session.release()
+    return False
 
 
 def _pieces(values: list[bytes], good: list[int], most: int) -> list[tuple[int, int]]:

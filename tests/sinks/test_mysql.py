@@ -394,7 +394,7 @@ class _Broken:
 def test_fault_while_rows_are_made_leaves_none_of_them(database: LogsDatabase, load: bool) -> None:
     """With LOAD DATA the server has the first rows by then."""
     sink = _opened(_config(database, load_data=load))
-    batch = make_batch(["x"] * 3000, attributes=[{}] * 2999 + [{"value": _Broken()}])
+    batch = make_batch(["x"] * 900, attributes=[{}] * 899 + [{"value": _Broken()}])
     with pytest.raises(RuntimeError, match="cannot be told"):
         sink.write(batch)
     sink.open()
@@ -412,6 +412,104 @@ def test_batch_is_let_go_of_once_the_next_is_on_its_way(database: LogsDatabase) 
     assert [sys.getrefcount(batches[number]) for number in range(3)] == [alone, alone, alone + 1]
     sink.close()
     assert [sys.getrefcount(batches[number]) for number in range(3)] == [alone] * 3
+
+
+def _connections(database: LogsDatabase) -> int:
+    """How many connections the sink has."""
+    ((count,),) = database.execute(
+        f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE USER = '{database.name}'"
+    )
+    return int(count)
+
+
+def test_large_batch_is_loaded_by_two_connections_and_the_second_is_closed_when_idle(database: LogsDatabase) -> None:
+    now = 1e9
+    sink = _opened(_config(database, load_data=True), now=lambda: now)
+    sink.write(make_batch(["x"] * 999))
+    assert _connections(database) == 1
+    for number in range(1, 3):
+        sink.write(make_batch(["x"] * 1000, start_ns=START_NS + number * 10**12))
+        assert _connections(database) == 2
+    now += 61
+    sink.write(make_batch(["x"], start_ns=START_NS + 10**13))
+    assert _connections(database) == 1
+    sink.write(make_batch(["x"] * 1000, start_ns=START_NS + 2 * 10**13))
+    assert _connections(database) == 2
+    sink.close()
+    assert database.count() == 4000
+
+
+def test_server_that_refuses_a_second_connection_is_used_by_one(
+    database: LogsDatabase, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    sink = _opened(_config(database, load_data=True))
+    with database.refusing("wrong_password"):
+        for number in range(2):
+            sink.write(make_batch(["x"] * 1000, start_ns=START_NS + number * 10**12))
+        assert _connections(database) == 1
+    assert caplog.text.count("because a second was refused") == 1
+    assert sink.uses_load_data
+    sink.close()
+    assert database.count() == 2000
+
+
+@pytest.mark.parametrize("there", [range(500), range(500, 1000), range(0, 1000, 2), range(1000)])
+def test_halves_never_wait_for_each_other_where_rows_are_there_already(database: LogsDatabase, there: range) -> None:
+    """The check for a row that is there locks what lies before it, where the other half may insert."""
+    sink = _opened(_config(database, load_data=True, lock_wait_timeout="1s"))
+    batch = make_batch([f"m{number}" for number in range(1000)])
+    sink.write(batch.select(there))
+    sink.write(batch)
+    assert _connections(database) == 2
+    sink.close()
+    assert database.count() == 1000
+
+
+@pytest.mark.parametrize("lost", [0, 1], ids=["first", "second"])
+def test_half_whose_connection_is_lost_is_stored_at_the_next_try(database: LogsDatabase, lost: int) -> None:
+    sink = _opened(_config(database, load_data=True))
+    sink.write(make_batch(["warm"] * 1000, start_ns=START_NS + 10**13))
+    assert sink._session is not None
+    assert sink._second is not None
+    database.execute(f"KILL {(sink._session, sink._second.session)[lost].thread_id()}")
+    batch = make_batch(["x"] * 1000)
+    with pytest.raises(RetryableError) as caught:
+        sink.write(batch)
+    assert not isinstance(caught.value, ParkedError)
+    assert database.count() == 1500
+    sink.open()
+    sink.write(batch)
+    sink.close()
+    assert database.count() == 2000
+
+
+def test_rows_that_are_refused_are_told_from_both_halves(database: LogsDatabase) -> None:
+    sink = _opened(_config(database, load_data=True))
+    database.execute("ALTER TABLE activity_logs MODIFY message VARCHAR(10)")
+    messages = ["fits"] * 1000
+    messages[3] = messages[700] = "is much too long"
+    with pytest.raises(PartialError) as caught:
+        sink.write(make_batch(messages))
+    assert {index: refusal.code for index, refusal in caught.value.failed.items()} == {3: "1406", 700: "1406"}
+    assert database.count() == 998
+    sink.write(make_batch(["good"] * 1000, start_ns=START_NS + 10**12))
+    sink.close()
+    assert database.count() == 1998
+
+
+@pytest.mark.parametrize("broken", [100, 900], ids=["first", "second"])
+def test_fault_in_one_half_is_raised_and_the_other_is_stored(database: LogsDatabase, broken: int) -> None:
+    sink = _opened(_config(database, load_data=True))
+    attributes: list[dict[str, Any]] = [{} for _ in range(1000)]
+    attributes[broken] = {"value": _Broken()}
+    with pytest.raises(RuntimeError, match="cannot be told"):
+        sink.write(make_batch(["x"] * 1000, attributes=attributes))
+    assert database.count() == 500
+    sink.open()
+    sink.write(make_batch(["x"] * 1000))
+    sink.close()
+    assert database.count() == 1000
 
 
 def test_server_that_forbids_load_data_gets_inserts(mariadb: MariaDB, database: LogsDatabase) -> None:
