@@ -7,7 +7,6 @@ that takes no canary (`Sink.takes_canary`) proves itself by its health check.
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 from typing import TYPE_CHECKING, cast
 
@@ -40,7 +39,7 @@ def make_canary(clock: Clock) -> Batch:
     return Batch(
         times=[now],
         stamps=[now],
-        hashes=[secrets.randbits(128)],
+        hashes=[int.from_bytes(os.urandom(16))],
         raws=[_MESSAGE],
         resources=[Resource("shipper", {"service.name": "shipper", "host.name": os.uname().nodename})],
         offsets=[0],

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import hashlib
 import os
 import resource
 import signal
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from shipper import __version__
@@ -28,7 +26,7 @@ from shipper.clock import SystemClock
 from shipper.config import HttpConfig
 from shipper.errors import ConfigError, ShipperError, StateError
 from shipper.health import Health
-from shipper.loader import load
+from shipper.loader import fingerprint, load
 from shipper.logs import get_logger
 from shipper.metrics import Metrics
 from shipper.notify import Supervisor
@@ -159,7 +157,7 @@ class Daemon:
         pipeline.start()
         gc.freeze()
         self._config, self._parts, self._pipeline = parts.config, parts, pipeline
-        self._loaded = _Loaded(_digest(parts.config.path), self._clock.monotonic())
+        self._loaded = _Loaded(fingerprint(parts.config.path), self._clock.monotonic())
         self._metrics.set_config(valid=True, digest=self._loaded.digest)
         for name in pending_spills(parts.config.state_dir):
             if name not in parts.config.sinks and name not in parts.draining:
@@ -293,7 +291,3 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     except (ValueError, OSError) as error:
         log.warning("the limit of open files stays as it is", error=str(error))
-
-
-def _digest(path: Path | None) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path is not None and path.is_file() else ""

@@ -1,6 +1,7 @@
 """The daemon's own HTTP server: /metrics, /healthz, /readyz, /status.
 
-Imported only when it is enabled, and prometheus-client only when /metrics is asked for the first time.
+Imported only when it is enabled; what answers a request (`shipper.http_request`) only when the first one comes, and
+prometheus-client only when /metrics is asked for the first time.
 
 Nothing here can change anything: GET and HEAD only, no parameter is read. While we listen on a loopback address, the
 ``Host`` of a request must be an address, ``localhost`` or this machine's name, so that a web page cannot read us
@@ -11,17 +12,12 @@ to that network on purpose, under whatever name a scraper there uses.
 from __future__ import annotations
 
 import ipaddress
-import json
 import socket
+import socketserver
 import sys
 import threading
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from shipper import __version__
 from shipper.errors import ConfigError
 from shipper.logs import get_logger
 from shipper.metrics import METRICS
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
 CLIENT_TIMEOUT = 5.0
 #: Requests served at the same time; a scraper and two probes need three.
 MAX_CLIENTS = 16
-PATHS = ("/metrics", "/healthz", "/readyz", "/status")
 
 log = get_logger("http")
 
@@ -61,7 +56,7 @@ class HttpServer:
         self._metrics = metrics
         self._health = health
         self._status = status
-        self._server: _Server | None = None
+        self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -77,7 +72,7 @@ class HttpServer:
         host, port = split_address(self._listen)
         try:
             family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-            self._server = _Server(
+            self._server = Server(
                 where[:2], family, host, metrics=self._metrics, health=self._health, status=self._status
             )
         except OSError as error:
@@ -108,8 +103,12 @@ def split_address(listen: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-class _Server(ThreadingHTTPServer):
+class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """Listens, and tells the requests what they ask for."""
+
     daemon_threads = True
+    # Connections of the process before us may still be in TIME_WAIT.
+    allow_reuse_address = True
     # Closing must not wait for a client that is slow on purpose; its thread ends by its own timeout.
     block_on_close = False
 
@@ -132,27 +131,41 @@ class _Server(ThreadingHTTPServer):
         self.slots = threading.BoundedSemaphore(MAX_CLIENTS)
         self._registry: Any = None
         self._registry_lock = threading.Lock()
-        super().__init__(where, _Request)
+        super().__init__(where, socketserver.BaseRequestHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Give the request a thread, or hang up when `MAX_CLIENTS` are served."""
         if not self.slots.acquire(blocking=False):
             self.shutdown_request(request)
             return
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Serve the request; its slot is free afterwards."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self.slots.release()
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Answer, in the request's own thread."""
+        try:
+            # http.server brings ssl and email: 16 ms and 6 MiB that a daemon need not have while nobody asks.
+            from shipper.http_request import Request  # noqa: PLC0415
+        except OSError as error:
+            # Else it would pass for the client's affair.
+            raise ImportError(f"cannot load what answers a request: {error}") from error
+        Request(request, client_address, self)
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - the base's signature
+        """Log what went wrong, unless it was the client."""
         # A client that hangs up is its own affair; anything else is a fault of ours and must be seen.
         error = sys.exception()
         if not isinstance(error, OSError):
             log.error("a request failed", exc_info=error)
 
     def registry(self) -> Any:
+        """Give prometheus-client's registry of our numbers, made at the first call."""
         with self._registry_lock:
             if self._registry is None:
                 from prometheus_client.registry import CollectorRegistry  # noqa: PLC0415 - 60 ms and 14 MiB
@@ -178,86 +191,3 @@ class _Collector:
             for labels, number in series[metric.name].items():
                 family.add_metric(labels, number)
             yield family
-
-
-class _Request(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = CLIENT_TIMEOUT
-    server_version = f"shipper/{__version__}"
-    sys_version = ""
-
-    def do_GET(self) -> None:
-        if not self._host_is_ours():
-            self._answer(HTTPStatus.FORBIDDEN, "this host name is not ours; ask by address or as localhost\n")
-            return
-        path = self.path.partition("?")[0]
-        if path == "/metrics":
-            self._metrics()
-        elif path == "/healthz":
-            state = self.server.health.as_dict()
-            self._json(HTTPStatus.OK if state["alive"] else HTTPStatus.SERVICE_UNAVAILABLE, state)
-        elif path == "/readyz":
-            state = self.server.health.as_dict()
-            self._json(HTTPStatus.OK if state["ready"] else HTTPStatus.SERVICE_UNAVAILABLE, state)
-        elif path == "/status" and self.server.status is not None:
-            self._json(HTTPStatus.OK, msgspec.to_builtins(self.server.status()))
-        else:
-            self._answer(HTTPStatus.NOT_FOUND, f"nothing here; there are {', '.join(PATHS)}\n")
-
-    do_HEAD = do_GET  # noqa: N815 - the base looks it up by this name
-
-    def __getattr__(self, name: str) -> Any:
-        # The base looks for do_<METHOD>; any other method gets 405 where the base would say 501.
-        if name.startswith("do_"):
-            return self._refuse
-        raise AttributeError(name)
-
-    def _refuse(self) -> None:
-        self.close_connection = True
-        self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "GET and HEAD only\n", headers={"Allow": "GET, HEAD"})
-
-    def _metrics(self) -> None:
-        from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
-
-        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        self._answer(HTTPStatus.OK, encode(self.server.registry()), content_type=content_type)
-
-    def _json(self, status: HTTPStatus, value: dict[str, Any]) -> None:
-        self._answer(status, json.dumps(value, indent=2) + "\n", content_type="application/json")
-
-    def _answer(
-        self,
-        status: HTTPStatus,
-        body: str | bytes,
-        *,
-        content_type: str = "text/plain; charset=utf-8",
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        data = body.encode() if isinstance(body, str) else body
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("Cache-Control", "no-store")
-        self.send_header("X-Content-Type-Options", "nosniff")
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    def _host_is_ours(self) -> bool:
-        text = self.headers.get("Host", "").strip().lower()
-        if not text or not self.server.loopback:
-            return True  # no Host: HTTP/1.0 and hand-made probes; a browser always sends one
-        bracketed = text.startswith("[")
-        name = text[1:].partition("]")[0] if bracketed else text.partition(":")[0]
-        if name in self.server.hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the base's signature
-        log.debug("request", text=format % args)

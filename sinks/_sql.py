@@ -27,7 +27,6 @@ r"""How records become rows of the table ``activity_logs``: shared by the sinks 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from base64 import urlsafe_b64encode
 from collections import defaultdict
@@ -37,6 +36,7 @@ from operator import itemgetter, lt
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from xxhash import xxh3_128_digest
 
 from shipper.columns import Kind, render
 from shipper.native import compiled
@@ -276,7 +276,7 @@ class Mapping:
         fitting = [self._fitted(column, value) for column, value in zip(LAST[1:], [*values, source], strict=True)]
         told = attributes.keys() <= set(RESOURCE_COLUMNS) and fitting == [*values, source]
         text = "" if told else _encoder.encode({"attributes": attributes, "source": source}).decode()
-        key = "" if told else urlsafe_b64encode(hashlib.sha256(text.encode()).digest()[:9]).decode()
+        key = "" if told else urlsafe_b64encode(xxh3_128_digest(text.encode())[:9]).decode()
         service, container, stream, host, name = fitting
         return Tail((service, container, stream, host, name or ""), key, text)
 

@@ -86,7 +86,7 @@ def _show(status: Status, verdict: Verdict) -> None:
 
     config = status.config
     state = "ok" if config.valid else "REFUSED"
-    config_text = f"config {state} (loaded {format_duration(config.loaded_seconds)} ago, sha {config.hash[:8] or '-'})"
+    config_text = f"config {state} (loaded {format_duration(config.loaded_seconds)} ago, hash {config.hash[:8] or '-'})"
     tone = {"OK": "ok", "STARTING": "warn", "DEGRADED": "warn"}.get(verdict.word, "fail")
     say(
         f"shipper {status.version}  up {format_duration(status.uptime)}  {config_text}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from shipper.doctor.host import present
 from shipper.doctor.row import Row, fail, ok, several, warn
+from shipper.loader import fingerprint
 from shipper.secret import is_secret
 from shipper.units import counted, format_duration
 
@@ -101,7 +101,7 @@ def _reload(config: Config, host: Host) -> Row:
         return fail("D04", running.detail, f"correct the file, look with shipper check, then reload: {reload}")
     if os.path.realpath(running.path) != os.path.realpath(config.path or ""):
         return warn("D04", f"it runs {running.path}, not {config.path}", f"name its file: --config {running.path}")
-    if config.path is not None and running.hash != hashlib.sha256(config.path.read_bytes()).hexdigest()[:12]:
+    if running.hash != fingerprint(config.path):
         ago = format_duration(running.loaded_seconds)
         return warn("D04", f"{config.path} has changed since it was loaded {ago} ago", f"reload: {reload}")
     return ok("D04", f"{running.path} is what runs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import sqlite3
 import time
@@ -17,6 +18,7 @@ from shipper.errors import StateError
 from shipper.loader import load
 from shipper.pipeline import Parts, Pipeline
 from shipper.testing.daemon import Daemon, eventually
+from shipper.testing.dockerlog import DockerLog
 
 DEFAULT_PORT = 8687
 
@@ -221,3 +223,26 @@ def test_removed_sink_gets_what_it_was_given_after_the_reload(tmp_path: Path) ->
         daemon.reload(config(tmp_path, sinks={"new": database(tmp_path / "new.db")}))
         assert eventually(lambda: daemon.metric("shipper_reloads_total", result="ok") == 2)
         assert messages(tmp_path / "new.db") == ["second"]
+
+
+def test_what_only_an_answer_over_http_needs_is_loaded_when_somebody_asks(tmp_path: Path) -> None:
+    log = DockerLog(tmp_path / "containers")
+    log.write("a line")
+    log.close()
+    whole = config(
+        tmp_path,
+        sources={"docker": {"type": "docker", "path": str(tmp_path / "containers")}},
+        sinks={"one": database(tmp_path / "one.db")},
+    )
+    heavy = {"http.server", "http.client", "email", "ssl", "_ssl", "_hashlib", "prometheus_client"}
+    with Daemon(tmp_path, whole, environ={"PYTHONPROFILEIMPORTTIME": "1"}) as daemon:
+
+        def loaded() -> set[str]:
+            return set(re.findall(r"^import time: .*\| +(\S+)$", daemon.log, re.MULTILINE))
+
+        assert eventually(lambda: messages(tmp_path / "one.db") == ["a line"])
+        assert loaded() >= {"shipper.http", "sinks._sql"}
+        assert loaded() & heavy == set()
+        assert daemon.get("/healthz")[0] == 200
+        assert "http.server" in loaded()
+        assert daemon.term() == 0

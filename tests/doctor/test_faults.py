@@ -6,7 +6,6 @@ Whose permissions count is computed from uid, gids and mode, so that the tests r
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -34,7 +33,7 @@ from shipper.doctor.files import group_name, obstacle
 from shipper.doctor.host import ClockState, Host, Identity, files_allowed, is_shipper, kernel_clock
 from shipper.doctor.row import CHECKS, Row
 from shipper.errors import ConfigError, PermanentError
-from shipper.loader import load
+from shipper.loader import fingerprint, load
 from shipper.native import CHOSEN
 from shipper.record import Batch, Resource
 from shipper.sources.docker import DockerConfig
@@ -109,7 +108,7 @@ class System:
     def status(self, **more: Any) -> Status:
         """Let a daemon answer, healthy but for what is given."""
         self.save()
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()[:12]
+        digest = fingerprint(self.path)
         made = {
             "version": "1", "pid": 77, "uptime": 5.0, "state_dir": str(self.state),
             "config": ConfigStatus(path=str(self.path), hash=digest, loaded_seconds=60),
@@ -579,9 +578,7 @@ def test_a_link_to_the_file_that_runs_is_that_file(system: System) -> None:
     link = system.top / "link.yaml"
     system.status()
     link.symlink_to(system.path)
-    system.status(
-        config=ConfigStatus(path=str(link), hash=hashlib.sha256(link.read_bytes()).hexdigest()[:12], loaded_seconds=1)
-    )
+    system.status(config=ConfigStatus(path=str(link), hash=fingerprint(link), loaded_seconds=1))
     assert [row for row in system.rows() if row.verdict != "ok"] == []
 
 

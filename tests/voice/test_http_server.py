@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -177,6 +180,38 @@ def test_stop_does_not_wait_for_a_silent_client(metrics: Metrics, health: Health
         stopping.start()
         stopping.join(3)
         assert not stopping.is_alive()
+
+
+def test_first_requests_may_come_together(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "shipper.http_request", raising=False)
+    together = threading.Barrier(8)
+
+    def first(_: int) -> int:
+        together.wait(10)
+        return ask(server, "/healthz")[0]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(first, range(8))) == [200] * 8
+
+
+@pytest.mark.parametrize("fault", [ImportError("it is gone"), OSError(24, "Too many open files")])
+def test_a_request_that_cannot_be_loaded_is_our_fault_and_the_next_may_succeed(
+    server: HttpServer, fault: Exception, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        @staticmethod
+        def find_spec(name: str, path: Sequence[str] | None, target: object = None) -> None:
+            if name == "shipper.http_request":
+                raise fault
+
+    monkeypatch.delitem(sys.modules, "shipper.http_request", raising=False)
+    with caplog.at_level(logging.ERROR), monkeypatch.context() as during:
+        during.setattr(sys, "meta_path", [Failing, *sys.meta_path])
+        with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+            ask(server, "/healthz")
+    assert [record.getMessage() for record in caplog.records] == ["a request failed"]
+    assert str(fault) in caplog.text
+    assert ask(server, "/healthz")[0] == 200
 
 
 @pytest.mark.parametrize("listen", ["8687", "127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999", "127.0.0.1:"])
