@@ -43,9 +43,11 @@ make_ids(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             Py_RETURN_NONE;
         }
         uint64_t millis = (uint64_t)stamp / 1000000;
+        unsigned below = (unsigned)(((uint64_t)stamp % 1000000 << 12) / 1000000);
         for (int k = 0; k < 6; k++)
             bytes[k] = (unsigned char)(millis >> (40 - 8 * k));
-        bytes[6] = 0x80 | (bytes[6] & 0x0F);
+        bytes[6] = (unsigned char)(0x80 | below >> 8);
+        bytes[7] = (unsigned char)below;
         bytes[8] = 0x80 | (bytes[8] & 0x3F);
         PyObject *text = PyUnicode_New(36, 127);
         if (text == NULL) {

@@ -354,7 +354,9 @@ parse(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         if (own >= 0 && (stamp == 0 || !is_near(own, stamp))) {
             /* The digits below the line's precision come from its place (`fill` of shipper.parse.times). */
             long long offset = PyLong_AsLongLong(PyList_GET_ITEM(offsets, i));
-            PyObject *time = PyLong_FromLongLong(own + (offset >> 6) % unit_us * 1000 + (offset & 63) * 15);
+            long long step = offset >> 6;
+            PyObject *time = PyLong_FromLongLong(
+                own + (stamp != 0 ? step % (unit_us * 1000) : step % unit_us * 1000 + (offset & 63) * 15));
             if (PyErr_Occurred() || time == NULL) {
                 Py_XDECREF(time);
                 Py_DECREF(row);

@@ -316,8 +316,7 @@ class Parser:
             attributes[i] = row
             own, stamp = starts[date], stamps[i]
             if stamp == 0 or not -TOLERANCE <= own - stamp <= TOLERANCE:
-                offset = offsets[i]
-                times[i] = own = own + (offset >> 6) % 1_000_000 * 1000 + (offset & 63) * 15  # `fill`, without a call
+                times[i] = own = own + fill(offsets[i], 1_000_000, stamped=bool(stamp))
                 if not stamp:
                     stamps[i] = own
         return True
@@ -348,8 +347,7 @@ class Parser:
             attributes[i] = {}
             own, stamp = start + int(milliseconds) * 1_000_000, stamps[i]
             if stamp == 0 or not -TOLERANCE <= own - stamp <= TOLERANCE:
-                offset = offsets[i]
-                times[i] = own = own + (offset >> 6) % 1000 * 1000 + (offset & 63) * 15  # `fill`, without a call
+                times[i] = own = own + fill(offsets[i], 1000, stamped=bool(stamp))
                 if not stamp:
                     stamps[i] = own
         return rest
@@ -418,7 +416,7 @@ class Parser:
         if stamp and (not moment.zoned or -TOLERANCE <= own - stamp <= TOLERANCE):
             return False
         if moment.unit_us:
-            own += fill(batch.offsets[i], moment.unit_us)
+            own += fill(batch.offsets[i], moment.unit_us, stamped=bool(stamp))
         batch.times[i] = own
         if not stamp:
             batch.stamps[i] = own

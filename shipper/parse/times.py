@@ -39,14 +39,17 @@ class Moment(NamedTuple):
     zoned: bool
 
 
-def fill(offset: int, unit_us: int) -> int:
+def fill(offset: int, unit_us: int, *, stamped: bool = False) -> int:
     """Give nanoseconds below a precision of ``unit_us`` from a line's place in its file.
 
-    They keep lines of one coarse time in order and apart, the same on every replay. The place is counted in steps
-    of 64 bytes, less than one microsecond each, so order holds within 64 bytes times ``unit_us``: 61 KiB for
-    milliseconds, 61 MiB for seconds.
+    They keep lines of one coarse time in order and apart, the same on every replay. The place is counted in steps of
+    64 bytes: a microsecond each in a plain file, so that order holds within 61 KiB for milliseconds and 61 MiB for
+    seconds, also where microseconds are all that is kept. A ``stamped`` line has the time of Docker or CRI in its id,
+    which tells the order within a microsecond; there a step is a nanosecond, order holds a thousand times as far, and
+    lines that follow each other are close in a database's key, which is what makes storing them cheap.
     """
-    return ((offset >> 6) % unit_us) * 1000 + (offset & 63) * 15
+    step = offset >> 6
+    return step % (unit_us * 1000) if stamped else step % unit_us * 1000 + (offset & 63) * 15
 
 
 class Clocks:

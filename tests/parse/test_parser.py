@@ -222,6 +222,21 @@ def test_equal_lines_of_one_second_stay_apart_and_in_order_and_equal_on_replay()
     assert all(time // SECOND == first[0] // SECOND for time in first)
 
 
+@pytest.mark.parametrize("name", ["auto", "fallback"])
+def test_stamped_lines_of_one_millisecond_keep_their_order_and_stand_close(name: str) -> None:
+    """Docker's time in the id tells the order within a microsecond, so 64 KiB of a log may share one."""
+    count, size = 10_000, 273
+    batch = batch_of(*["2026-11-22T10:00:00.000Z [error] lost"] * count)
+    batch.times = batch.stamps = [stamp + number * 300 for number, stamp in enumerate(batch.stamps)]
+    batch.offsets = [number * size for number in range(count)]
+    Parser(name).parse(batch)
+    start = 1_795_341_600 * SECOND
+    assert batch.times == [start + number * size // 64 for number in range(count)]
+    assert len({time // 1000 for time in batch.times}) == count * size // 64_000 + 1
+    keys = [(time // 1000, id) for time, id in zip(batch.times, batch.ids, strict=True)]
+    assert keys == sorted(keys)
+
+
 def test_one_bad_json_line_does_not_spoil_its_neighbours() -> None:
     records = parse('{"message":"a"}', '{"message":"b}', '{"message":"c",}', '{"message":"d"}')
     assert [record.message for record in records] == ["a", '{"message":"b}', '{"message":"c",}', "d"]
