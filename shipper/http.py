@@ -75,10 +75,11 @@ class HttpServer:
             self._server = Server(
                 where[:2], family, host, metrics=self._metrics, health=self._health, status=self._status
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no encoding of names takes
+            reason = getattr(error, "strerror", None) or error
             raise ConfigError(
-                f"http.listen: cannot listen on {self._listen}: {error.strerror or error}; choose another port, stop"
-                " what uses this one, or set http.enabled to false"
+                f"http.listen: cannot listen on {self._listen}: {reason}; choose another port, stop what uses this one,"
+                " or set http.enabled to false"
             ) from error
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.2,), name="http", daemon=True)
         self._thread.start()

@@ -233,7 +233,7 @@ def test_stamped_lines_of_one_millisecond_keep_their_order_and_stand_close(name:
     start = 1_795_341_600 * SECOND
     assert batch.times == [start + number * size // 64 for number in range(count)]
     assert len({time // 1000 for time in batch.times}) == count * size // 64_000 + 1
-    keys = [(time // 1000, id) for time, id in zip(batch.times, batch.ids, strict=True)]
+    keys = list(zip([time // 1000 for time in batch.times], batch.ids, strict=True))
     assert keys == sorted(keys)
 
 

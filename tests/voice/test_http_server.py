@@ -156,6 +156,11 @@ def test_a_taken_port_says_so_and_what_to_do(server: HttpServer, metrics: Metric
     second.stop()
 
 
+def test_a_host_that_can_be_no_name_says_so(metrics: Metrics, health: Health) -> None:
+    with pytest.raises(ConfigError, match=r"http.listen: cannot listen on a\.\.b:80: .*choose another port"):
+        HttpServer(HttpConfig(listen="a..b:80"), metrics, health).start()
+
+
 def test_a_stopped_server_frees_its_port(metrics: Metrics, health: Health) -> None:
     first = HttpServer(HttpConfig(listen="127.0.0.1:0"), metrics, health)
     first.start()
