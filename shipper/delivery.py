@@ -182,7 +182,9 @@ class Delivery:
 
     def _write(self, batch: Batch, rejected: list[tuple[Batch, SinkError]]) -> int:
         """Write until every record is taken or in ``rejected``; give the number taken."""
+        refusal: SinkError
         while True:
+            # What a part is refused for has nothing to do with the refusal of the whole: no handler goes on from here.
             try:
                 self._ensure_open()
                 try:
@@ -190,22 +192,26 @@ class Delivery:
                         self.sink.write(batch)
                 finally:
                     self._count_diverted()
-            except PartialError as error:
-                return self._write_rest(batch, error, rejected)
             except RetryableError as error:
                 self._failed(error)
+            except PartialError as error:
+                refusal = error
+                break
             except (PermanentError, *_BUGS) as error:
                 refusal = error if isinstance(error, SinkError) else PermanentError(_bug(error), code="bug")
                 if not isinstance(error, SinkError):
                     log.error("the sink tripped over a record", sink=self.name, error=_bug(error), exc_info=error)
                     self._open = False
-                return self._split(batch, refusal, rejected)
+                break
             except Exception as error:
                 log.error("unexpected fault of the sink", sink=self.name, error=_bug(error), exc_info=error)
                 self._failed(RetryableError(_bug(error), code=type(error).__name__))
             else:
                 self._succeeded()
                 return len(batch)
+        if isinstance(refusal, PartialError):
+            return self._write_rest(batch, refusal, rejected)
+        return self._split(batch, refusal, rejected)
 
     def _split(self, batch: Batch, refusal: SinkError, rejected: list[tuple[Batch, SinkError]]) -> int:
         if len(batch) == 1:

@@ -259,6 +259,18 @@ def test_record_that_trips_the_sinks_own_code_is_dead_lettered_too(tmp_path: Pat
     rig.ledger.close()
 
 
+def test_fault_of_a_part_is_told_without_those_of_the_wholes_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path, ListSink(refuse("m3", error=TypeError)))
+    rig.put(*[f"m{number}" for number in range(8)])
+    rig.run()
+    rig.ledger.close()
+    faults = [record.exc_info[1] for record in caplog.records if record.exc_info]
+    assert len(faults) == 4
+    assert all(fault is not None and fault.__context__ is None for fault in faults)
+
+
 def test_partial_failure_retries_and_buries_by_index(tmp_path: Path) -> None:
     def fault(batch: Batch, call: int) -> None:
         if call == 1:
