@@ -131,7 +131,11 @@ class Rows(msgspec.Struct):
     @property
     def created(self) -> list[str]:
         """The column ``created_at``."""
-        text = render([(Kind.CREATED, self.times)], 0, len(self.times)).decode()
+        block = render([(Kind.CREATED, self.times)], 0, len(self.times))
+        if compiled is not None:
+            texts: list[str] = compiled.slices(block, _CREATED)
+            return texts
+        text = block.decode()
         return [text[start : start + _CREATED] for start in range(0, len(text), _CREATED)]
 
     def clean(self) -> Rows:
@@ -288,16 +292,14 @@ class Mapping:
         """Give ``nanoseconds,key`` and the marks of each row, ``None`` where there is nothing to say."""
         if not times:
             return []
+        each = [marks] * len(times) if isinstance(marks, str) else marks
         key = tails[0].key
         if tails.count(tails[0]) == len(tails):
-            if isinstance(marks, str):
-                texts = self._beginning(key, marks)
-                return [texts[time % 1000] for time in times]
-            different = set(marks)
+            different = set(each)
             if len(different) < 20:
                 by_mark = {mark: self._beginning(key, mark) for mark in different}
-                return [by_mark[mark][time % 1000] for time, mark in zip(times, marks, strict=True)]
-        each = [marks] * len(times) if isinstance(marks, str) else marks
+                found = None if compiled is None else compiled.by_remainder(times, by_mark, each)
+                return found or [by_mark[mark][time % 1000] for time, mark in zip(times, each, strict=True)]
         told = [f"{time % 1000},{tail.key}{mark}" for time, tail, mark in zip(times, tails, each, strict=True)]
         return [None if text == "0," else text for text in told]
 

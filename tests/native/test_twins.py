@@ -217,6 +217,34 @@ def test_make_ids_declines_nothing_that_is_common(pairs: list[tuple[int, int]]) 
     assert compiled.make_ids(stamps, hashes) == make_ids(stamps, hashes)
 
 
+# Markers and times of rows
+
+
+@EXAMPLES
+@given(st.lists(st.tuples(NUMBERS, st.sampled_from(["", "a", "b"])), max_size=5))
+def test_by_remainder(pairs: list[tuple[int, str]]) -> None:
+    numbers, names = [number for number, _ in pairs], [name for _, name in pairs]
+    lists = {"": [None, "x"], "a": list(map(str, range(1000)))}
+    found = compiled.by_remainder(numbers, lists, names)
+    plain = all(0 <= number < 2**63 and name in lists for number, name in pairs)
+    assert found == ([lists[name][number % len(lists[name])] for number, name in pairs] if plain else None)
+
+
+@EXAMPLES
+@given(st.binary(max_size=60).map(lambda text: bytes(byte & 127 for byte in text)), st.integers(1, 27))
+def test_slices(text: bytes, width: int) -> None:
+    assert compiled.slices(text, width) == [
+        text[start : start + width].decode() for start in range(0, len(text), width)
+    ]
+
+
+def test_slices_of_no_ascii_or_of_no_width_are_refused() -> None:
+    with pytest.raises(UnicodeDecodeError):
+        compiled.slices("ä".encode(), 2)
+    with pytest.raises(ValueError, match="width"):
+        compiled.slices(b"a", 0)
+
+
 # Picking
 
 
