@@ -132,11 +132,10 @@ class Rows(msgspec.Struct):
     def created(self) -> list[str]:
         """The column ``created_at``."""
         block = render([(Kind.CREATED, self.times)], 0, len(self.times))
-        if compiled is not None:
-            texts: list[str] = compiled.slices(block, _CREATED)
-            return texts
-        text = block.decode()
-        return [text[start : start + _CREATED] for start in range(0, len(text), _CREATED)]
+        if compiled is None:
+            return [block[start : start + _CREATED].decode() for start in range(0, len(block), _CREATED)]
+        texts: list[str] = compiled.slices(block, _CREATED)
+        return texts
 
     def clean(self) -> Rows:
         """Make rows without lone surrogates, which neither UTF-8 nor the backends can hold."""
@@ -218,8 +217,9 @@ class Mapping:
         order, ties = _time_order(times) if found is None else found
         return _without_ties(order, ties, batch) if ties else order
 
-    def rows(self, batch: Batch) -> Rows:
-        """Encode a batch, in its own order. Its times are those that `order` has let pass."""
+    def rows(self, batch: Batch, order: Sequence[int]) -> Rows:
+        """Encode the records of a batch that stand at ``order``, of those that `order` gives."""
+        batch = batch.select(order)
         count = len(batch)
         tails = self.tails(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count

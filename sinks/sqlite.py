@@ -151,16 +151,15 @@ class SqliteSink(Sink):
         if db is None:
             raise RetryableError(f"sqlite {self._config.path}: not open")
         try:
-            order = self._mapping.order(batch)
-            rows = self._mapping.rows(batch)
+            rows = self._mapping.rows(batch, self._mapping.order(batch))
         except ValueError as error:  # a time no column holds
             raise PermanentError(f"sqlite: {error}") from error
         try:
             try:
-                self._insert(db, rows, order)
+                self._insert(db, rows)
             except UnicodeEncodeError:
                 db.rollback()
-                self._insert(db, rows.clean(), order)
+                self._insert(db, rows.clean())
             self._maintain(db)
         except (sqlite3.DataError, OverflowError) as error:
             self._rollback(db)
@@ -174,8 +173,8 @@ class SqliteSink(Sink):
         with suppress(sqlite3.Error):
             db.rollback()
 
-    def _insert(self, db: sqlite3.Connection, rows: _sql.Rows, order: Sequence[int]) -> None:
-        table = list(zip(*rows.texts, rows.created, rows.markers or (), strict=True))
+    def _insert(self, db: sqlite3.Connection, rows: _sql.Rows) -> None:
+        table = zip(*rows.texts, rows.created, rows.markers or (), strict=True)
         tails = set(rows.tails)
         db.execute("BEGIN IMMEDIATE")
         new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
@@ -185,13 +184,13 @@ class SqliteSink(Sink):
                 new.items(),
             )
         if len(tails) == 1:
-            db.executemany(self._statement(rows.tails[0].columns), map(table.__getitem__, order))
+            db.executemany(self._statement(rows.tails[0].columns), table)
         else:
-            by_tail: dict[_sql.Tail, list[int]] = {tail: [] for tail in tails}
-            for index in order:
-                by_tail[rows.tails[index]].append(index)
-            for tail, indexes in by_tail.items():
-                db.executemany(self._statement(tail.columns), map(table.__getitem__, indexes))
+            by_tail: dict[_sql.Tail, list[tuple[str | None, ...]]] = {tail: [] for tail in tails}
+            for tail, row in zip(rows.tails, table, strict=True):
+                by_tail[tail].append(row)
+            for tail, some in by_tail.items():
+                db.executemany(self._statement(tail.columns), some)
         db.commit()
         self._known |= new.keys()
 

@@ -10,12 +10,12 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from shipper.columns import Kind, render
-from shipper.record import Batch, pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from shipper.columns import Part
+    from shipper.record import Batch
     from sinks._sql import Mapping, Rows, Tail
 
 FIELD, ROW = b"\x1e", b"\x1d"
@@ -29,22 +29,7 @@ FORMAT = "FIELDS TERMINATED BY X'1E' ESCAPED BY X'1C' LINES TERMINATED BY X'1D'"
 def pieces(mapping: Mapping, batch: Batch, order: Sequence[int]) -> Iterator[bytes]:
     """Make the file of a LOAD DATA piece by piece, each only when it is asked for."""
     for start, end in pairwise([0, *range(FIRST_SLICE, len(order), SLICE), len(order)]):
-        yield load_file(mapping.rows(picked(batch, order[start:end])))
-
-
-def picked(batch: Batch, order: Sequence[int]) -> Batch:
-    """Give a batch of the records at ``order``, with what makes rows of them and no more."""
-    return Batch(
-        times=pick(batch.times, order),
-        stamps=pick(batch.stamps, order),
-        hashes=pick(batch.hashes, order),
-        raws=[] if batch.messages is not None else pick(batch.raws, order),
-        resources=pick(batch.resources, order),
-        offsets=[],
-        severities=None if batch.severities is None else pick(batch.severities, order),
-        messages=None if batch.messages is None else pick(batch.messages, order),
-        attributes=None if batch.attributes is None else pick(batch.attributes, order),
-    )
+        yield load_file(mapping.rows(batch, order[start:end]))
 
 
 def load_file(rows: Rows) -> bytes:

@@ -204,7 +204,7 @@ class MysqlSink(Sink):
             self._stored = batch
         else:
             self._stored = None
-            self._insert(lane.session, lane.mapping.rows(encode.picked(batch, order)), order)
+            self._insert(lane.session, lane.mapping.rows(batch, order), order)
 
     def _pieces(self, mapping: _sql.Mapping, batch: Batch, order: Sequence[int]) -> Iterator[bytes]:
         for piece in encode.pieces(mapping, batch, order):
