@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import shutil
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -24,13 +23,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import apsw
+
 from shipper.testing import azure_app_insights_server, azure_logs_server, azure_server, cloudwatch_server
+from shipper.testing.account import sqlite_database
 from shipper.testing.daemon import Daemon, Usage, eventually
 from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.mariadb import MariaDB
@@ -443,11 +445,11 @@ def peak(runs: list[Usage]) -> float:
 def sqlite_count(sink: dict[str, Any]) -> int:
     if not Path(sink["path"]).exists():
         return 0
-    with closing(sqlite3.connect(f"file:{sink['path']}?mode=ro", uri=True, timeout=10)) as database:
-        try:
-            return int(database.execute("SELECT COUNT(*) FROM activity_logs").fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0
+    try:
+        with sqlite_database(sink["path"], read_only=True) as database:
+            return int(database.execute("SELECT COUNT(*) FROM activity_logs").get)
+    except (apsw.CantOpenError, apsw.SQLError, apsw.BusyError):
+        return 0
 
 
 def machine() -> str:

@@ -98,6 +98,7 @@ class _Loading:
         active = self._active()
         routes = self._routes()
         state_dir = self._state_dir()
+        self._keep_from_state(sinks, state_dir)
         http = self._section("http", HttpConfig)
         log = self._section("log", LogConfig)
         shutdown_timeout = self._shutdown_timeout()
@@ -345,6 +346,16 @@ class _Loading:
             self._problems.add("E-CFG-TYPE", node, text)
             return STATE_DIR
         return Path(self._absolute(node.value))
+
+    def _keep_from_state(self, sinks: dict[str, Any], state_dir: Path) -> None:
+        """Refuse a sink that would write into the daemon's own database; by another SQLite, both would be damaged."""
+        own = os.path.realpath(state_dir / "state.db")
+        for name, made in sinks.items():
+            path = getattr(made, "path", None)
+            if isinstance(path, str) and os.path.realpath(path) == own:
+                section = self._root.value["sinks"].value[name]
+                text = f"sinks.{name}.path: {path} is the daemon's own state; choose another file"
+                self._problems.add("E-CFG-VALUE", section.value.get("path", section), text)
 
     def _shutdown_timeout(self) -> float:
         node = self._child("shutdown_timeout")

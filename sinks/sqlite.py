@@ -9,18 +9,22 @@ but dearer with the index on ``created_at`` that people's queries then need. The
 would add half again to the cost of a write, and a table of this size is scanned from its end.
 
 Readers may read at any time. ``retention`` and ``max_size`` delete the oldest rows in small transactions.
+
+The library is APSW, which brings an SQLite of its own (docs/decisions/0011). Two SQLites in one process must never have
+the same file open: closing it in the one drops the other's locks. So whatever opens this file beside the sink uses
+APSW, too, and the daemon's own state, which the standard library keeps, is another file.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
+import apsw
 import msgspec
 from msgspec import Meta
 
@@ -92,7 +96,7 @@ class SqliteSink(Sink):
         self._mapping = _sql.Mapping(config.columns)
         self._max_size = parse_size(config.max_size)
         self._retention = parse_duration(config.retention) if config.retention else 0.0
-        self._db: sqlite3.Connection | None = None
+        self._db: apsw.Connection | None = None
         self._statements: dict[tuple[str | None, ...], str] = {}
         self._known: set[str] = set()
         self._swept = float("-inf")
@@ -107,14 +111,14 @@ class SqliteSink(Sink):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
             self._db = _connect(path, parse_duration(self._config.busy_timeout))
             self._prepare(self._db)
-        except (sqlite3.Error, OSError) as error:
+        except (apsw.Error, OSError) as error:
             self._release()
             raise _error(error, path) from error
         except SinkError:
             self._release()
             raise
 
-    def _prepare(self, db: sqlite3.Connection) -> None:
+    def _prepare(self, db: apsw.Connection) -> None:
         table = self._config.table
         db.execute("PRAGMA page_size = 16384")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -143,7 +147,7 @@ class SqliteSink(Sink):
         db.execute(
             f'CREATE TABLE IF NOT EXISTS "{table}_resources" (id TEXT PRIMARY KEY, attributes TEXT NOT NULL) WITHOUT ROWID'
         )
-        self._page_size = int(db.execute("PRAGMA page_size").fetchone()[0])
+        self._page_size = int(db.execute("PRAGMA page_size").get)
 
     def write(self, batch: Batch) -> None:
         """Insert the batch in one transaction; rows that are there already stay as they are."""
@@ -158,22 +162,17 @@ class SqliteSink(Sink):
             try:
                 self._insert(db, rows)
             except UnicodeEncodeError:
-                db.rollback()
+                _rollback(db)
                 self._insert(db, rows.clean())
             self._maintain(db)
-        except (sqlite3.DataError, OverflowError) as error:
-            self._rollback(db)
+        except (apsw.TooBigError, OverflowError) as error:
             raise PermanentError(f"sqlite: a value is larger than SQLite takes ({error})", code="TOOBIG") from error
-        except sqlite3.Error as error:
-            self._rollback(db)
+        except apsw.Error as error:
             raise _error(error, self._config.path) from error
+        finally:
+            _rollback(db)  # whatever it was, a TypeError, too: an open transaction would keep the lock
 
-    @staticmethod
-    def _rollback(db: sqlite3.Connection) -> None:
-        with suppress(sqlite3.Error):
-            db.rollback()
-
-    def _insert(self, db: sqlite3.Connection, rows: _sql.Rows) -> None:
+    def _insert(self, db: apsw.Connection, rows: _sql.Rows) -> None:
         table = zip(*rows.texts, rows.created, rows.markers or (), strict=True)
         tails = set(rows.tails)
         db.execute("BEGIN IMMEDIATE")
@@ -191,7 +190,7 @@ class SqliteSink(Sink):
                 by_tail[tail].append(row)
             for tail, some in by_tail.items():
                 db.executemany(self._statement(tail.columns), some)
-        db.commit()
+        db.execute("COMMIT")
         self._known |= new.keys()
 
     def _statement(self, tail: tuple[str | None, ...]) -> str:
@@ -207,7 +206,7 @@ class SqliteSink(Sink):
             self._statements[tail] = statement
         return statement
 
-    def _maintain(self, db: sqlite3.Connection) -> None:
+    def _maintain(self, db: apsw.Connection) -> None:
         """Delete what retention and max_size say, a bounded amount per call."""
         now = self._now()
         if self._retention and now - self._swept >= _HOUR:
@@ -219,21 +218,22 @@ class SqliteSink(Sink):
                 if self._size(db) <= self._max_size or not self._delete(db, _SLICE):
                     break
 
-    def _size(self, db: sqlite3.Connection) -> int:
-        pages = int(db.execute("PRAGMA page_count").fetchone()[0])
-        return (pages - int(db.execute("PRAGMA freelist_count").fetchone()[0])) * self._page_size
+    def _size(self, db: apsw.Connection) -> int:
+        pages = int(db.execute("PRAGMA page_count").get)
+        return (pages - int(db.execute("PRAGMA freelist_count").get)) * self._page_size
 
-    def _delete(self, db: sqlite3.Connection, most: int, *, before: str | None = None) -> int:
+    def _delete(self, db: apsw.Connection, most: int, *, before: str | None = None) -> int:
         table = self._config.table
         where = "" if before is None else "WHERE created_at < ?"
         values = () if before is None else (before,)
         db.execute("BEGIN IMMEDIATE")
-        gone = db.execute(
+        db.execute(
             f'DELETE FROM "{table}" WHERE (created_at, id) IN '  # noqa: S608 - the table's name is checked
             f'(SELECT created_at, id FROM "{table}" {where} ORDER BY created_at, id LIMIT {most})',
             values,
-        ).rowcount
-        db.commit()
+        )
+        gone = db.changes()
+        db.execute("COMMIT")
         db.execute("PRAGMA incremental_vacuum").fetchall()
         return gone
 
@@ -244,8 +244,8 @@ class SqliteSink(Sink):
         assert self._db is not None
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.rollback()
-        except sqlite3.Error as error:
+            self._db.execute("ROLLBACK")
+        except apsw.Error as error:
             raise _error(error, self._config.path) from error
 
     def examine(self) -> Iterator[Finding]:
@@ -265,10 +265,10 @@ class SqliteSink(Sink):
         try:
             self.healthcheck()
             assert self._db is not None
-            mode = str(self._db.execute("PRAGMA journal_mode").fetchone()[0])
+            mode = str(self._db.execute("PRAGMA journal_mode").get)
         except SinkError as error:
             yield Finding("lock", "fail", str(error), _ADVICE.get(error.code, "see the message"))
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             yield Finding("lock", "fail", str(_error(error, str(path))), "see the message")
         else:
             yield Finding("lock", "ok", "the write lock can be taken; the table has its columns")
@@ -282,8 +282,7 @@ class SqliteSink(Sink):
 
     def _release(self) -> None:
         if self._db is not None:
-            with suppress(sqlite3.Error):
-                self._db.close()
+            _close(self._db)
         self._db = None
         self._known.clear()
 
@@ -294,13 +293,13 @@ class SqliteReader(Reader):
     def __init__(self, config: SqliteConfig) -> None:
         self._config = config
         self._rows = _sql_read.RowReader(config.columns)
-        self._db: sqlite3.Connection | None = None
+        self._db: apsw.Connection | None = None
 
     def read(self, query: Query) -> Iterator[Record]:
         """Give matching records. Raises ParkedError when there is no such file or table."""
         try:
             yield from _sql_read.answer(query, self._records(query))
-        except sqlite3.Error as error:
+        except (apsw.Error, UnicodeDecodeError) as error:  # another program's text may be no UTF-8
             raise _error(error, self._config.path) from error
 
     def _records(self, query: Query) -> Iterator[Record]:
@@ -322,7 +321,7 @@ class SqliteReader(Reader):
 
         return self._rows.records(query, contains="instr(message, ?) > 0", select=select, lookup=lookup)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open(self) -> apsw.Connection:
         if self._db is None:
             path = self._config.path
             if path != ":memory:" and not Path(path).is_file():
@@ -334,13 +333,28 @@ class SqliteReader(Reader):
     def close(self) -> None:
         """Close the file."""
         if self._db is not None:
-            self._db.close()
+            _close(self._db)
             self._db = None
 
 
-def _connect(path: str, timeout: float) -> sqlite3.Connection:
-    # One thread at a time uses it, not always the same: the delivery's contract.
-    return sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+def _connect(path: str, timeout: float) -> apsw.Connection:
+    # Any thread may use it, one at a time: the delivery's contract. By the connection's mutex APSW refuses a second one
+    # at the same time (ThreadingViolationError); without it an insert costs a twentieth less, and the process crashes.
+    db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_FULLMUTEX)
+    db.set_busy_timeout(int(timeout * 1000))
+    return db
+
+
+def _rollback(db: apsw.Connection) -> None:
+    with suppress(apsw.Error):
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+
+
+def _close(db: apsw.Connection) -> None:
+    # Without force, a cursor with rows left would keep the file open.
+    with suppress(apsw.Error):
+        db.close(force=True)
 
 
 def _literal(text: str | None) -> str:
@@ -357,7 +371,9 @@ def _error(error: Exception, path: str) -> SinkError:
         return error
     if isinstance(error, OSError):
         return ParkedError(f"sqlite {path}: {error.strerror}; {_ADVICE['CANTOPEN']}", code="CANTOPEN")
-    name = getattr(error, "sqlite_errorname", "SQLITE_ERROR").removeprefix("SQLITE_").partition("_")[0]
+    # Misuse, such as a wrong number of values, is APSW's own finding and has no code of SQLite's.
+    code = getattr(error, "result", apsw.SQLITE_ERROR)
+    name = str(apsw.mapping_result_codes.get(code, "SQLITE_ERROR")).removeprefix("SQLITE_")
     advice = _ADVICE.get(name, "will try again")
     text = f"sqlite {path}: {error}; {advice}"
     if name in {"CONSTRAINT", "TOOBIG"}:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
+
+import apsw
 
 from shipper.testing.daemon import eventually
 
@@ -33,17 +35,36 @@ def wait_for(written: Iterable[str], arrived: Callable[[], Iterable[str]], *, ti
     return difference(expected, arrived())
 
 
+@contextmanager
+def sqlite_database(path: Path | str, *, read_only: bool = False) -> Iterator[apsw.Connection]:
+    """The database of a sqlite sink, in autocommit mode, opened as the sink itself opens it.
+
+    Never with the standard library's sqlite3: if the sink is open in this process, closing the file there drops the
+    locks that the sink holds.
+    """
+    flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
+    database = apsw.Connection(str(path), flags=flags)
+    try:
+        database.set_busy_timeout(10_000)
+        yield database
+    finally:
+        database.close(force=True)
+
+
 def sqlite_rows(path: Path, columns: str = "message", *, table: str = "activity_logs") -> list[tuple[str, ...]]:
     """The rows of a sqlite sink in the order of their times; none while there is no database or no table."""
     if not path.exists():
         return []
-    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
-        try:
-            return database.execute(f"SELECT {columns} FROM {table} ORDER BY created_at, id").fetchall()  # noqa: S608
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error) or "unable to open" in str(error):
-                return []
-            raise
+    try:
+        with sqlite_database(path, read_only=True) as database:
+            rows = database.execute(f"SELECT {columns} FROM {table} ORDER BY created_at, id")  # noqa: S608
+            return cast("list[tuple[str, ...]]", rows.fetchall())
+    except apsw.CantOpenError:
+        return []
+    except apsw.SQLError as error:
+        if "no such table" in str(error):
+            return []
+        raise
 
 
 def sqlite_messages(path: Path, *, table: str = "activity_logs") -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+
+from shipper.testing.account import sqlite_rows
 
 Run = Callable[..., "CompletedProcess[str]"]
 
@@ -31,9 +31,7 @@ def _config(tmp_path: Path) -> None:
 
 
 def canaries(path: Path) -> int:
-    with closing(sqlite3.connect(path)) as db:
-        rows = db.execute("SELECT COUNT(*) FROM activity_logs WHERE message LIKE 'shipper canary%'")
-        return int(rows.fetchone()[0])
+    return sum(message.startswith("shipper canary") for (message,) in sqlite_rows(path))
 
 
 def test_a_database_that_is_not_there_yet_is_left_for_the_daemon_to_make(run: Run, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from shipper.native import FORM
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 #: Modules that a command must not load unless it uses them.
-HEAVY = ("boto3", "pymysql", "prometheus_client", "watchdog", "sqlite3", "structlog", "rich", "urllib3")
+HEAVY = ("boto3", "pymysql", "prometheus_client", "watchdog", "apsw", "sqlite3", "structlog", "rich", "urllib3")
 
 
 def test_version_and_form(run: Run) -> None:
@@ -194,7 +194,7 @@ def test_query_loads_no_sink_it_does_not_read(rows_sink: Path, run: Run) -> None
     (rows_sink / "rows.jsonl").write_bytes(b"")
     code = (
         "import sys, json; from shipper.__main__ import main; main(sys.argv[1:]);"
-        "print(json.dumps([m for m in ('boto3', 'pymysql', 'prometheus_client', 'watchdog') if m in sys.modules]))"
+        "print(json.dumps([m for m in ('boto3', 'pymysql', 'apsw', 'prometheus_client', 'watchdog') if m in sys.modules]))"
     )
     answer = subprocess.run(
         [sys.executable, "-c", code, "query", "-c", rows_sink / "shipper.yaml", "--all", "-o", "json"],

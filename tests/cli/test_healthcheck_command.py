@@ -142,8 +142,8 @@ def test_what_cannot_be_asked_says_what_to_do(tmp_path: Path, run: Run, text: st
 def test_it_starts_within_its_budget_and_loads_nothing_heavy(server: HttpServer, tmp_path: Path) -> None:
     """100 ms on an idle machine; CPU time is compared, because the machine may be busy, with some air."""
     heavy = (
-        "urllib3", "requests", "rich", "structlog", "sqlite3", "watchdog", "prometheus_client", "shipper.loader",
-        "shipper.pipeline", "shipper.registry", "http.client", "ssl",
+        "urllib3", "requests", "rich", "structlog", "apsw", "sqlite3", "watchdog", "prometheus_client",
+        "shipper.loader", "shipper.pipeline", "shipper.registry", "http.client", "ssl",
     )  # fmt: skip
     (tmp_path / "shipper.yaml").write_text(f"http: {{listen: '{server.address}'}}")
     code = (

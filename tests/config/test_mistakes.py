@@ -14,6 +14,13 @@ KNOWN = ", ".join(sorted([*registry.names(registry.SINKS, plugins=False), "hollo
 
 MISTAKES = (
     (
+        "a sink in the daemon's own state",
+        "sources: {tape: {type: tape}}\nsinks:\n  logs: {type: sqlite, path: /state/../state/state.db}\nstate_dir: /state\n",
+        (
+            "E-CFG-VALUE shipper.yaml:3:30 sinks.logs.path: /state/../state/state.db is the daemon's own state; choose another file",
+        ),
+    ),
+    (
         "empty file",
         "",
         ("E-CFG-MISSING shipper.yaml:1:1 the file is empty; it needs at least one source and one sink",),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
-import sqlite3
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import shipper.daemon as daemon_module
 from shipper.errors import StateError
 from shipper.loader import load
 from shipper.pipeline import Parts, Pipeline
+from shipper.testing.account import sqlite_messages
 from shipper.testing.daemon import Daemon, eventually
 from shipper.testing.dockerlog import DockerLog
 
@@ -137,14 +137,7 @@ def both(tmp_path: Path, active: str | list[str], **sinks: object) -> dict[str, 
 
 def messages(path: Path) -> list[str]:
     """Give the messages of an SQLite sink without the canaries, sorted."""
-    if not path.exists():
-        return []
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        try:
-            rows = db.execute("SELECT message FROM activity_logs").fetchall()
-        except sqlite3.OperationalError:
-            return []
-    return sorted(row[0] for row in rows if "canary" not in row[0])
+    return sorted(message for message in sqlite_messages(path) if "canary" not in message)
 
 
 def add(tmp_path: Path, *texts: str) -> None:
@@ -166,8 +159,7 @@ def test_switch_proves_the_new_sink_by_a_canary_and_splits_the_lines(tmp_path: P
         assert "read back" in proven[0]["by"]
         (switched,) = [event for event in daemon.events() if event["event"].startswith("switched")]
         assert (switched["files"], switched["bytes"]) == (1, 6)
-        with contextlib.closing(sqlite3.connect(tmp_path / "two.db")) as db:
-            assert db.execute("SELECT COUNT(*) FROM activity_logs WHERE message LIKE '%canary%'").fetchone() == (1,)
+        assert len([message for message in sqlite_messages(tmp_path / "two.db") if "canary" in message]) == 1
         daemon.reload()
         assert eventually(lambda: daemon.metric("shipper_reloads_total", result="ok") == 2)
         assert len([event for event in daemon.events() if event["event"] == "sink proven"]) == 1, "nothing new in use"

@@ -6,19 +6,18 @@ import errno
 import os
 import shutil
 import signal
-import sqlite3
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from shipper.testing.account import difference, sqlite_messages, sqlite_rows, wait_for
+from shipper.testing.account import difference, sqlite_database, sqlite_messages, sqlite_rows, wait_for
 from shipper.testing.daemon import Daemon, eventually
 from shipper.testing.dockerlog import DockerLog
 from shipper.testing.load import Load
@@ -45,7 +44,7 @@ def sqlite_at(path: Path) -> dict[str, Any]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the database's write lock: to the sink it is away."""
-    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as database:
+    with sqlite_database(path) as database:
         database.execute("BEGIN IMMEDIATE")
         yield
         database.execute("ROLLBACK")

@@ -29,6 +29,13 @@ def test_no_module_is_longer_than_600_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 600
 
 
+def test_no_sink_uses_the_sqlite_of_the_state() -> None:
+    """Two SQLite libraries in one process on one file undo each other's locks (docs/decisions/0011)."""
+    found = [path for path in CODE if re.search(r"^\s*(import|from) sqlite3\b", path.read_text(), re.MULTILINE)]
+    assert ROOT / "shipper" / "checkpoint.py" in found
+    assert [path for path in found if "sinks" in path.parts or "testing" in path.parts] == []
+
+
 @pytest.mark.parametrize("name", ["config", "systemd", "docs", "benchmarks", "tests"])
 def test_what_is_no_package_has_no_init(name: str) -> None:
     assert [str(path) for path in (ROOT / name).rglob("__init__.py")] == []

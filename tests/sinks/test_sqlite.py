@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import random
-import sqlite3
 import stat
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from shipper.condition import compile_condition
-from shipper.errors import ParkedError, PermanentError, RetryableError
+from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
 from shipper.query import Query
 from shipper.record import Batch, Record, Resource
 from shipper.sink import Sink
+from shipper.testing.account import sqlite_database
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.sink_contract import SinkContract
 from sinks._sql import Mapping
-from sinks.sqlite import SqliteConfig, SqliteReader, SqliteSink
+from sinks.sqlite import SqliteConfig, SqliteReader, SqliteSink, _error
 
 DAY = 86_400
 
@@ -45,7 +46,7 @@ def _written(config: SqliteConfig, *batches: Batch, **options: Any) -> SqliteSin
 
 
 def _rows(config: SqliteConfig, sql: str) -> list[Any]:
-    with closing(sqlite3.connect(config.path)) as db:
+    with sqlite_database(config.path) as db:
         return db.execute(sql).fetchall()
 
 
@@ -68,9 +69,10 @@ def test_columns_are_those_of_the_mysql_table_and_hold_what_they_are_named_after
     config = _config(tmp_path)
     attributes = {"user_id": 42, "action": "login", "ip_address": "10.0.0.1", "user_agent": "curl", "extra": [1]}
     _written(config, make_batch(["hello"], level="warn", attributes=attributes)).close()
-    with closing(sqlite3.connect(config.path)) as db:
-        db.row_factory = sqlite3.Row
-        row = dict(db.execute("SELECT * FROM activity_logs").fetchone())
+    with sqlite_database(config.path) as db:
+        cursor = db.execute("SELECT * FROM activity_logs")
+        names = [column[0] for column in cursor.get_description()]
+        row = dict(zip(names, next(cursor), strict=True))
     assert list(row) == [
         "id", "level", "message", "details", "user_id", "action", "ip_address", "user_agent", "created_at",
         "service", "container", "stream", "host", "source", "shipper",
@@ -88,6 +90,13 @@ def test_returning_means_durable(tmp_path: Path) -> None:
     assert sink._db is not None
     assert sink._db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert sink._db.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+    sink.close()
+
+
+def test_busy_timeout_is_that_of_the_config(tmp_path: Path) -> None:
+    sink = _written(_config(tmp_path, busy_timeout="0.25s"))
+    assert sink._db is not None
+    assert sink._db.execute("PRAGMA busy_timeout").get == 250
     sink.close()
 
 
@@ -173,7 +182,7 @@ def test_marker_that_is_too_long_for_its_column_stands_in_details(tmp_path: Path
 def test_table_without_the_marker_is_read_and_gets_it_when_it_is_written_to(tmp_path: Path) -> None:
     config = _config(tmp_path)
     _written(config, make_batch(["old"])).close()
-    with closing(sqlite3.connect(config.path)) as db:
+    with sqlite_database(config.path) as db:
         db.execute("ALTER TABLE activity_logs DROP COLUMN shipper")
     (old,) = _read(config)
     assert old.message == "old"
@@ -281,12 +290,11 @@ def test_conditions_find_what_they_would_find_in_memory(tmp_path: Path, text: st
 def test_rows_that_the_application_wrote_itself_are_read(tmp_path: Path) -> None:
     config = _config(tmp_path)
     _written(config).close()
-    with closing(sqlite3.connect(config.path)) as db:
+    with sqlite_database(config.path) as db:
         db.execute(
             "INSERT INTO activity_logs (id, level, message, details, created_at)"
             " VALUES ('own', 'WARNING', NULL, '[1', '2026-01-01 00:00:00')"
         )
-        db.commit()
     (record,) = _read(config, condition=compile_condition("level:warn"))
     assert (record.id, record.level, record.message, record.attributes) == ("own", "warn", "", {"details": "[1"})
 
@@ -322,13 +330,13 @@ def test_max_size_keeps_the_file_small_and_the_newest_rows(tmp_path: Path) -> No
 def test_lock_of_another_program_is_retryable(tmp_path: Path) -> None:
     config = _config(tmp_path, busy_timeout="10ms")
     sink = _written(config)
-    with closing(sqlite3.connect(config.path, isolation_level=None)) as other:
+    with sqlite_database(config.path) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(RetryableError) as caught:
             sink.write(make_batch(["x"]))
         assert caught.value.code == "BUSY"
         assert not isinstance(caught.value, ParkedError)
-        other.rollback()
+        other.execute("ROLLBACK")
     sink.write(make_batch(["x"]))
     sink.close()
     assert len(_read(config)) == 1
@@ -338,7 +346,7 @@ def test_full_disk_is_retryable_and_leaves_nothing_half_done(tmp_path: Path) -> 
     config = _config(tmp_path)
     sink = _written(config, make_batch(["first"]))
     assert sink._db is not None
-    pages = sink._db.execute("PRAGMA page_count").fetchone()[0]
+    pages = sink._db.execute("PRAGMA page_count").get
     sink._db.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(RetryableError, match="free disk space") as caught:
         sink.write(make_batch(["x" * 10_000] * 50, start_ns=START_NS + 10**12))
@@ -348,6 +356,105 @@ def test_full_disk_is_retryable_and_leaves_nothing_half_done(tmp_path: Path) -> 
     sink.write(make_batch(["second"], start_ns=START_NS + 10**13))
     sink.close()
     assert len(_read(config)) == 2
+
+
+def test_record_that_sqlite_cannot_take_is_refused_and_nothing_of_its_batch_stays(tmp_path: Path) -> None:
+    """The lock is given back as well: others write at once."""
+    config = _config(tmp_path, busy_timeout="10ms")
+    sink = _written(config)
+    assert sink._db is not None
+    sink._db.limit(apsw.SQLITE_LIMIT_LENGTH, 100_000)
+    with pytest.raises(PermanentError, match="larger than SQLite takes") as caught:
+        sink.write(make_batch(["fits", "x" * 200_000, "never reached"]))
+    assert caught.value.code == "TOOBIG"
+    bug = make_batch(["fits", "no text", "never reached"])
+    bug.messages = ["fits", object(), "never reached"]  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        sink.write(bug)
+    assert not sink._db.in_transaction
+    with sqlite_database(config.path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+    assert _read(config) == []
+    sink.write(make_batch(["fits", "too"]))
+    sink.close()
+    assert [record.message for record in _read(config)] == ["too", "fits"]
+
+
+def test_threads_may_take_turns(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    sink = SqliteSink(config)
+
+    def elsewhere(*calls: Any) -> None:
+        for call, *arguments in calls:
+            with ThreadPoolExecutor(1) as thread:
+                thread.submit(call, *arguments).result()
+
+    elsewhere((sink.open,))
+    assert sink._db is not None
+    assert not sink._db.open_flags & apsw.SQLITE_OPEN_NOMUTEX, "APSW's guard against two threads rests on the mutex"
+    batches = [make_batch(["x"] * 500, start_ns=START_NS + index * 10**10) for index in range(3)]
+    elsewhere(*((sink.write, batch) for batch in batches), (sink.healthcheck,), (sink.close,))
+    assert len(_read(config)) == 1500
+
+
+def test_closing_lets_go_of_the_file_whatever_is_half_read(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    sink = _written(config, make_batch(["one", "two"]))
+    assert sink._db is not None
+    rows = sink._db.execute("SELECT id FROM activity_logs; SELECT 1")
+    next(rows)
+    sink.close()
+    assert not Path(config.path + "-wal").exists()
+    with pytest.raises(apsw.CursorClosedError):
+        next(rows)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "name"),
+    [
+        (apsw.SQLITE_BUSY_SNAPSHOT, RetryableError, "BUSY"),
+        (apsw.SQLITE_LOCKED_SHAREDCACHE, RetryableError, "LOCKED"),
+        (apsw.SQLITE_FULL, RetryableError, "FULL"),
+        (apsw.SQLITE_IOERR_WRITE, RetryableError, "IOERR"),
+        (apsw.SQLITE_NOMEM, RetryableError, "NOMEM"),
+        (apsw.SQLITE_CANTOPEN_ISDIR, ParkedError, "CANTOPEN"),
+        (apsw.SQLITE_READONLY_DBMOVED, ParkedError, "READONLY"),
+        (apsw.SQLITE_CORRUPT_INDEX, ParkedError, "CORRUPT"),
+        (apsw.SQLITE_ERROR, ParkedError, "ERROR"),
+        (apsw.SQLITE_CONSTRAINT_NOTNULL, PermanentError, "CONSTRAINT"),
+        (apsw.SQLITE_TOOBIG, PermanentError, "TOOBIG"),
+    ],
+)
+def test_errors_are_sorted_by_their_primary_code(code: int, kind: type[SinkError], name: str) -> None:
+    error = _error(apsw.exception_for(code), "logs.db")
+    assert (type(error), error.code) == (kind, name)
+
+
+def test_errors_without_a_code_of_sqlites_park(tmp_path: Path) -> None:
+    sink = _written(_config(tmp_path))
+    assert sink._db is not None
+    sink._db.close()
+    with pytest.raises(ParkedError) as caught:
+        sink.write(make_batch(["x"]))
+    assert caught.value.code == "ERROR"
+
+
+def test_text_of_another_program_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _written(config, make_batch(["x"])).close()
+    with sqlite_database(config.path) as db:
+        db.execute("UPDATE activity_logs SET message = CAST(X'636166E9' AS TEXT)")
+    with pytest.raises(ParkedError, match=r"logs\.db: 'utf-8' codec can't decode"):
+        _read(config)
+
+
+def test_path_that_is_a_directory_parks_the_sink(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    Path(config.path).mkdir(parents=True)
+    with pytest.raises(ParkedError, match="unable to open database file; check that the directory exists") as caught:
+        SqliteSink(config).open()
+    assert caught.value.code == "CANTOPEN"
 
 
 def test_file_that_is_no_database_parks_the_sink(tmp_path: Path) -> None:
@@ -368,7 +475,7 @@ def test_path_that_cannot_be_made_parks_the_sink(tmp_path: Path) -> None:
 def test_missing_table_parks_the_sink_until_it_is_opened_again(tmp_path: Path) -> None:
     config = _config(tmp_path)
     sink = _written(config, make_batch(["x"]))
-    with closing(sqlite3.connect(config.path)) as db:
+    with sqlite_database(config.path) as db:
         db.execute("DROP TABLE activity_logs")
     with pytest.raises(ParkedError):
         sink.write(make_batch(["x"]))
@@ -444,7 +551,7 @@ def test_examine_tells_directory_space_lock_and_journal(tmp_path: Path) -> None:
     sink.close()
     found = verdicts(path)
     assert (found["lock"], found["journal"]) == ("ok", "ok")
-    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with sqlite_database(path) as other:
         other.execute("BEGIN IMMEDIATE")
         assert verdicts(path)["lock"] == "fail"
     (tmp_path / "plain").write_text("")
