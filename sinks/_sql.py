@@ -219,7 +219,7 @@ class Mapping:
 
     def rows(self, batch: Batch, order: Sequence[int]) -> Rows:
         """Encode the records of a batch that stand at ``order``, of those that `order` gives."""
-        batch = batch.select(order)
+        batch = batch.parsed_at(order)
         count = len(batch)
         tails = self.tails(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
