@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from contextlib import suppress
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import pymysql
 
@@ -17,6 +17,7 @@ from sinks import _sql
 from sinks.mysql import encode, faults
 from sinks.mysql.config import MysqlConfig
 from sinks.mysql.examine import examine
+from sinks.mysql.lanes import Lane, SecondLane
 from sinks.mysql.schema import Maintenance, Server, add_last_partition, add_marker_statement, prepare
 from sinks.mysql.session import Session, connect, quoted, where
 
@@ -39,13 +40,6 @@ _NO_LOAD = frozenset({3948, 4166, 1148})
 _log = logging.getLogger(__name__)
 
 
-class _Lane(NamedTuple):
-    """A connection, and the mapping of the thread that uses it."""
-
-    session: Session
-    mapping: _sql.Mapping
-
-
 class MysqlSink(Sink):
     """Writes batches to the table. ``now`` gives seconds since 1970, for partitions and retention."""
 
@@ -57,7 +51,7 @@ class MysqlSink(Sink):
         self._now = now
         self._where = where(config)
         self._session: Session | None = None
-        self._second: _Lane | None = None
+        self._second: SecondLane | None = None
         #: When the second connection was last used; and whether there is none until the sink is opened anew.
         self._second_used = 0.0
         self._alone = False
@@ -147,59 +141,57 @@ class MysqlSink(Sink):
         if new:
             self._store_resources(session, new)
         # In the order of the key, so that writers of the same rows cannot deadlock.
-        lane = _Lane(session, self._mapping)
+        lane = Lane(session, self._mapping)
         second = self._second_lane(len(order))
         if second is None:
             self._store_rows(lane, batch, order)
         else:
-            self._store_halves((lane, second), batch, order)
+            self._store_halves(lane, second, batch, order)
         self._known |= new.keys()
 
-    def _second_lane(self, rows: int) -> _Lane | None:
+    def _second_lane(self, rows: int) -> SecondLane | None:
         """Give the second connection if so many rows are worth it and the server grants it."""
         now = self._now()
-        if self._second is not None and (not self._second.session.open or abs(now - self._second_used) > _IDLE):
+        if self._second is not None and (not self._second.lane.session.open or abs(now - self._second_used) > _IDLE):
             self._release_second()
         if rows < _TWO or self._alone or not self._load:
             return None
         if self._second is None:
             try:
-                self._second = _Lane(connect(self._config, load_data=True), self._make_mapping())
+                self._second = SecondLane(Lane(connect(self._config, load_data=True), self._make_mapping()))
             except SinkError as error:
                 self._alone = True
                 _log.info("LOAD DATA goes by one connection, because a second was refused: %s", error)
         self._second_used = now
         return self._second
 
-    def _store_halves(self, lanes: tuple[_Lane, _Lane], batch: Batch, order: Sequence[int]) -> None:
+    def _store_halves(self, lane: Lane, second: SecondLane, batch: Batch, order: Sequence[int]) -> None:
         """Store the halves of a batch at the same time, each in a transaction of its own.
 
         Each is committed as soon as it is stored, never only when both are: where some rows are there already, a half
         may wait for the other's locks, and the server sees no deadlock in a client that waits for both.
         """
         middle = len(order) // 2
-        halves = (order[:middle], order[middle:])
-        errors: list[BaseException] = []
+        second.begin(partial(self._half, second.lane, batch, order[middle:]))
+        first = self._half(lane, batch, order[:middle])
+        errors = [error for error in (first, second.wait()) if error is not None]
+        for error in errors:
+            if not isinstance(error, PartialError):
+                raise error
+        failed = [error.failed for error in errors if isinstance(error, PartialError)]
+        if failed:
+            raise PartialError(dict(chain.from_iterable(map(dict.items, failed))))
 
-        def store(lane: _Lane, half: Sequence[int]) -> None:
-            try:
-                self._store_rows(lane, batch, half)
-            except BaseException as error:  # noqa: BLE001 - raised by the thread that waits for both
-                errors.append(error)
-                _undo(lane.session, error)  # and with it the locks for which the other half may wait
+    def _half(self, lane: Lane, batch: Batch, order: Sequence[int]) -> BaseException | None:
+        """Store half of a batch; give what went wrong, for the thread that knows both halves."""
+        try:
+            self._store_rows(lane, batch, order)
+        except BaseException as error:  # noqa: BLE001 - raised by who asked
+            _undo(lane.session, error)  # and with it the locks for which the other half may wait
+            return error
+        return None
 
-        thread = threading.Thread(target=store, args=(lanes[1], halves[1]), name="mysql-second", daemon=True)
-        thread.start()
-        store(lanes[0], halves[0])
-        thread.join()
-        whole = [error for error in errors if not isinstance(error, PartialError)]
-        if whole:
-            raise whole[0]
-        if errors:
-            partial = [error for error in errors if isinstance(error, PartialError)]
-            raise PartialError({index: refusal for error in partial for index, refusal in error.failed.items()})
-
-    def _store_rows(self, lane: _Lane, batch: Batch, order: Sequence[int]) -> None:
+    def _store_rows(self, lane: Lane, batch: Batch, order: Sequence[int]) -> None:
         if self._load and self._loaded(lane, batch, order):
             self._stored = batch
         else:
@@ -221,7 +213,7 @@ class MysqlSink(Sink):
                     cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
         session.commit()
 
-    def _loaded(self, lane: _Lane, batch: Batch, order: Sequence[int]) -> bool:
+    def _loaded(self, lane: Lane, batch: Batch, order: Sequence[int]) -> bool:
         """Store by LOAD DATA; false when the rows must go by INSERT instead, and then nothing of them is stored.
 
         LOCAL turns every error but a broken statement into a warning, and the row into something else. So every
@@ -357,7 +349,7 @@ class MysqlSink(Sink):
     def _release_second(self) -> None:
         second, self._second = self._second, None
         if second is not None:
-            second.session.release()
+            second.release()
 
 
 def _undo(session: Session, error: BaseException) -> bool:

@@ -472,7 +472,7 @@ def test_half_whose_connection_is_lost_is_stored_at_the_next_try(database: LogsD
     sink.write(make_batch(["warm"] * 1000, start_ns=START_NS + 10**13))
     assert sink._session is not None
     assert sink._second is not None
-    database.execute(f"KILL {(sink._session, sink._second.session)[lost].thread_id()}")
+    database.execute(f"KILL {(sink._session, sink._second.lane.session)[lost].thread_id()}")
     batch = make_batch(["x"] * 1000)
     with pytest.raises(RetryableError) as caught:
         sink.write(batch)
