@@ -1,5 +1,5 @@
-/* Items of lists by their places, and lists of pieces: the twins are `shipper.record.pick`, and `Rows.created` and
- * `Mapping._markers` of `sinks._sql`. */
+/* Items of lists by their places, lists of pieces, and what is to be known of lists: the twins are `shipper.record.pick`,
+ * `Rows.created` and `Mapping._markers` of `sinks._sql`, and `Run.span` and `Run.lengths` of `sinks.loki.encode`. */
 
 #include "native.h"
 
@@ -97,7 +97,95 @@ by_remainder(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     return items;
 }
 
+PyDoc_STRVAR(span_doc,
+"span(numbers)\n--\n\n"
+"Give the least, the greatest, and whether each is greater than the one before. None for an empty list, and if a number is\n"
+"beyond 64 bits.");
+
+static PyObject *
+span(PyObject *module, PyObject *numbers)
+{
+    if (!PyList_CheckExact(numbers)) {
+        PyErr_SetString(PyExc_TypeError, "span takes a list");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_GET_SIZE(numbers);
+    long long low = LLONG_MAX, high = LLONG_MIN, last = LLONG_MIN;
+    int ascends = 1;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PyObject *number = PyList_GET_ITEM(numbers, i);
+        int overflow = 1;
+        long long value = PyLong_CheckExact(number) ? PyLong_AsLongLongAndOverflow(number, &overflow) : 0;
+        if (overflow)
+            Py_RETURN_NONE;
+        if (i > 0 && value <= last)
+            ascends = 0;
+        last = value;
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+    }
+    if (count == 0)
+        Py_RETURN_NONE;
+    return Py_BuildValue("LLN", low, high, PyBool_FromLong(ascends));
+}
+
+PyDoc_STRVAR(lengths_doc,
+"lengths(texts)\n--\n\n"
+"Give the greatest and the sum of the lengths of texts. None if an item is none.");
+
+static PyObject *
+lengths(PyObject *module, PyObject *texts)
+{
+    if (!PyList_CheckExact(texts)) {
+        PyErr_SetString(PyExc_TypeError, "lengths takes a list");
+        return NULL;
+    }
+    Py_ssize_t most = 0, sum = 0;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(texts); i++) {
+        PyObject *text = PyList_GET_ITEM(texts, i);
+        if (!PyUnicode_Check(text))
+            Py_RETURN_NONE;
+        Py_ssize_t length = PyUnicode_GET_LENGTH(text);
+        most = length > most ? length : most;
+        sum += length;
+    }
+    return Py_BuildValue("nn", most, sum);
+}
+
+PyDoc_STRVAR(places_doc,
+"places(items)\n--\n\n"
+"Give a dict of lists: the places of each item. The twin is the end of `_alike` in `sinks.loki.sink`.");
+
+static PyObject *
+places(PyObject *module, PyObject *items)
+{
+    if (!PyList_CheckExact(items)) {
+        PyErr_SetString(PyExc_TypeError, "places takes a list");
+        return NULL;
+    }
+    PyObject *found = PyDict_New(), *last = NULL, *list = NULL;
+    for (Py_ssize_t i = 0; found != NULL && i < PyList_GET_SIZE(items); i++) {
+        PyObject *item = PyList_GET_ITEM(items, i);
+        if (item != last) {
+            list = PyDict_GetItemWithError(found, item);
+            if (list == NULL && !PyErr_Occurred() && (list = PyList_New(0)) != NULL) {
+                int failed = PyDict_SetItem(found, item, list);
+                Py_DECREF(list); /* the dict's now */
+                if (failed)
+                    list = NULL;
+            }
+            last = item;
+        }
+        if (list == NULL || append_index(list, i) < 0)
+            Py_CLEAR(found);
+    }
+    return found;
+}
+
 PyMethodDef list_methods[] = {
+    {"places", places, METH_O, places_doc},
+    {"span", span, METH_O, span_doc},
+    {"lengths", lengths, METH_O, lengths_doc},
     {"pick", (PyCFunction)(void (*)(void))pick, METH_FASTCALL, pick_doc},
     {"slices", slices, METH_VARARGS, slices_doc},
     {"by_remainder", (PyCFunction)(void (*)(void))by_remainder, METH_FASTCALL, by_remainder_doc},

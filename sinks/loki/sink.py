@@ -7,16 +7,16 @@ exist, get little and so stay under the stream's rate, and get nothing that coul
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from email.utils import parsedate_to_datetime
-from itertools import groupby, islice
-from operator import add, lt
+from itertools import groupby
+from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
+from shipper.native import compiled
 from shipper.record import pick
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
@@ -213,19 +213,17 @@ class LokiSink(Sink):
     def _is_plain(self, labels: Pairs, runs: list[Run], bounds: tuple[int, int]) -> bool:
         """Tell whether no entry of a stream needs anything of its own: the common case, without an object per entry."""
         state = self._states.of(labels)
+        spans = [run.span() for run in runs]
+        low, high = min(span[0] for span in spans), max(span[1] for span in spans)
         times = runs[0].times if len(runs) == 1 else [time_ns for run in runs for time_ns in run.times]
-        if all(map(lt, times, islice(times, 1, None))):
-            low, high = times[0], times[-1]
-        elif len(set(times)) == len(times):
-            low, high = min(times), max(times)
-        else:
+        if not (len(runs) == 1 and spans[0][2]) and len(set(times)) < len(times):
             return False
         return (
             (low > state.newest or state.newest not in times)
             and low >= bounds[0]
             and high <= bounds[1]
             and low >= max(state.newest, high) - self._window
-            and max(max(map(len, run.lines)) for run in runs) * 4 <= self._most_line
+            and max(run.lengths()[0] for run in runs) * 4 <= self._most_line
             and not (self._moved and any(not self._moved.keys().isdisjoint(run.ids) for run in runs))
         )
 
@@ -305,7 +303,7 @@ class LokiSink(Sink):
             state = self._states.of(runs[0].labels)
             if size > SMALL_BYTES:
                 state.heavy = now
-            if state.is_open(now) and min(min(run.times) for run in runs) > safe:
+            if state.is_open(now) and min(run.span()[0] for run in runs) > safe:
                 if shared_size + size > most:
                     yield shared
                     shared, shared_size = [], 0
@@ -425,7 +423,7 @@ def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
     """Give rows of one resource and severity each, in their order."""
     resources, severities = batch.resources, batch.severities
     first = resources[rows[0]]
-    keys: Sequence[int]
+    keys: list[int]
     if resources.count(first) == len(resources):
         if severities is None:
             yield list(rows)
@@ -436,12 +434,14 @@ def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
         keys = [32 * numbers.setdefault(resource, len(numbers)) for resource in resources]
         if severities is not None:
             keys = list(map(add, keys, severities))
-    order = sorted(rows, key=keys.__getitem__)
-    start = 0
-    while start < len(order):
-        end = bisect_right(order, keys[order[start]], lo=start, key=keys.__getitem__)
-        yield order[start:end]
-        start = end
+    groups: dict[int, list[int]] | None = None
+    if compiled is not None and isinstance(rows, range) and len(rows) == len(keys):
+        groups = compiled.places(keys)
+    if groups is None:
+        groups = defaultdict(list)
+        for row in rows:
+            groups[keys[row]].append(row)
+    yield from groups.values()
 
 
 def _marks(marks: dict[int, dict[str, Any]], rows: list[int]) -> dict[int, Pairs]:

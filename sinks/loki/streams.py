@@ -35,11 +35,14 @@ class State:
     def note(self, run: Run, now: float) -> None:
         """Loki has taken a run."""
         self.took = now
-        newest = max(run.times)
+        _, newest, ascends = run.span()
         if newest < self.newest:
             return
         if newest > self.newest:
             self.newest, self.tail = newest, {}
+        if ascends:
+            self.tail[run.lines[-1]] = run.ids[-1]
+            return
         place = -1
         for _ in range(run.times.count(newest)):
             place = run.times.index(newest, place + 1)

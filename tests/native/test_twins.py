@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -243,6 +244,38 @@ def test_slices_of_no_ascii_or_of_no_width_are_refused() -> None:
         compiled.slices("ä".encode(), 2)
     with pytest.raises(ValueError, match="width"):
         compiled.slices(b"a", 0)
+
+
+# Runs of Loki's
+
+
+@EXAMPLES
+@given(st.lists(NUMBERS, max_size=6))
+def test_span(numbers: list[int]) -> None:
+    found = compiled.span(numbers)
+    plain = bool(numbers) and all(-(2**63) <= number < 2**63 for number in numbers)
+    ascends = all(one < two for one, two in pairwise(numbers))
+    assert found == ((min(numbers), max(numbers), ascends) if plain else None)
+
+
+@EXAMPLES
+@given(st.lists(st.text(max_size=5), max_size=5))
+def test_lengths(texts: list[str]) -> None:
+    assert compiled.lengths(texts) == (max(map(len, texts), default=0), sum(map(len, texts)))
+    assert compiled.lengths([*texts, b"x"]) is None
+
+
+@EXAMPLES
+@given(st.lists(st.integers(1, 4) | st.integers(1000, 1003), max_size=12))
+def test_places(items: list[int]) -> None:
+    found = compiled.places(items)
+    assert list(found) == list(dict.fromkeys(items))
+    assert found == {item: [place for place, other in enumerate(items) if other == item] for item in items}
+
+
+def test_places_of_what_has_no_hash_are_refused() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        compiled.places([1, []])
 
 
 # Picking
