@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from functools import lru_cache
 from itertools import accumulate, chain, islice, repeat
+from operator import lt
 from typing import Any, Final
 
 import msgspec
@@ -58,6 +59,23 @@ class Kind(IntEnum):
 
 #: What every record has, or a kind and a column.
 Part = bytes | tuple[Kind, list[Any]]
+
+
+def span(numbers: Sequence[int]) -> tuple[int, int, bool]:
+    """Give the least of at least one number, the greatest, and whether each is greater than the one before."""
+    found: tuple[int, int, bool] | None = None
+    if compiled is not None and isinstance(numbers, list):
+        found = compiled.span(numbers)
+    return found or (min(numbers), max(numbers), all(map(lt, numbers, islice(numbers, 1, None))))
+
+
+def lengths(texts: Sequence[str]) -> tuple[int, int]:
+    """Give the characters of the longest of some texts, and of all of them."""
+    if compiled is not None and isinstance(texts, list):
+        found: tuple[int, int] | None = compiled.lengths(texts)
+        if found is not None:
+            return found
+    return max(map(len, texts), default=0), sum(map(len, texts))
 
 
 def render(parts: list[Part], start: int, end: int, *, ends: list[int] | None = None) -> bytes:

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from xxhash import xxh3_128_digest
 
-from shipper.columns import Kind, render
+from shipper.columns import Kind, render, span
 from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, make_id
 
@@ -62,8 +62,7 @@ TOO_DEEP, CUT = "[too deep] ", "…"
 #: The column of the marker, and what it holds when the marker itself stands in ``details``.
 MARKER, WRAPPED = "shipper", "*"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-#: Characters of ``created_at``.
-_CREATED = 26
+_CREATED = 26  # characters of ``created_at``
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = frozenset(SEVERITIES.values())
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
@@ -209,9 +208,10 @@ class Mapping:
         times = batch.times
         if not times:
             return range(0)
-        for time in (min(times), max(times)):
+        least, most, ascends = span(times)
+        for time in (least, most):
             _second(time // 1_000_000_000)
-        if all(map(lt, times, islice(times, 1, None))):
+        if ascends:
             return range(len(times))
         found = None if compiled is None else compiled.time_order(times)
         order, ties = _time_order(times) if found is None else found

@@ -10,6 +10,7 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
+from shipper.columns import span
 from shipper.errors import ConfigError, DroppedError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _http
@@ -124,7 +125,8 @@ class AppInsightsSink(Sink):
 
     def _fresh(self, batch: Batch, outcome: Outcome) -> Sequence[int]:
         oldest = int(self._now() * 1_000_000_000) - OLDEST
-        if min(batch.times) >= oldest and storable(max(batch.times)):
+        least, most, _ = span(batch.times)
+        if least >= oldest and storable(most):
             return range(len(batch))
         fresh: list[int] = []
         for row, time_ns in enumerate(batch.times):

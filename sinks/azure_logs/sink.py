@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
+from shipper.columns import span
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _http
@@ -71,7 +72,8 @@ class AzureLogsSink(Sink):
 
     @staticmethod
     def _storable(batch: Batch, outcome: Outcome) -> Sequence[int]:
-        if storable(min(batch.times)) and storable(max(batch.times)):
+        least, most, _ = span(batch.times)
+        if storable(least) and storable(most):
             return range(len(batch))
         for row, time_ns in enumerate(batch.times):
             if not storable(time_ns):

@@ -7,6 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, ClassVar
 
+from shipper.columns import span
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_size
@@ -82,7 +83,8 @@ class CloudwatchSink(Sink):
         """Give the rows that the service may take by their age; refuse all others."""
         now = int(self._now() * 1000)
         least, end = (now - OLDEST - _DOUBT) * MILLI, (now + NEWEST + _DOUBT + 1) * MILLI
-        if least <= min(times) and max(times) < end:
+        first, last, _ = span(times)
+        if least <= first and last < end:
             return range(len(times))
         rows = []
         for row, at in enumerate(times):

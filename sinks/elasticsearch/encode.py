@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from shipper.columns import Kind, render
+from shipper.columns import Kind, render, span
 from shipper.errors import PermanentError
 from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
@@ -166,7 +166,7 @@ class Documents:
 
 def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
     """Give the places of the times of each index, by the index's name. Times are in UTC."""
-    first, last = ((_EPOCH + timedelta(hours=time_ns // _HOUR)) for time_ns in (min(times), max(times)))
+    first, last = ((_EPOCH + timedelta(hours=time_ns // _HOUR)) for time_ns in span(times)[:2])
     if (first.date(), first.hour) == (last.date(), last.hour) or (first.date() == last.date() and "%H" not in pattern):
         return {first.strftime(pattern): range(len(times))}
     hours = [time_ns // _HOUR for time_ns in times]
@@ -182,7 +182,8 @@ def by_index(pattern: str, times: Sequence[int]) -> dict[str, Sequence[int]]:
 
 def out_of_range(times: Sequence[int]) -> dict[int, SinkError]:
     """Give the rows whose time, of at least one, no ``date_nanos`` can hold."""
-    if min(times) >= 0 and max(times) <= LAST_NS:
+    least, most, _ = span(times)
+    if least >= 0 and most <= LAST_NS:
         return {}
     return {
         row: PermanentError(

@@ -17,15 +17,13 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby, islice
-from operator import lt
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from isal import isal_zlib
 
-from shipper.columns import Kind, render
-from shipper.native import compiled
+from shipper.columns import Kind, lengths, render, span
 from shipper.record import LEVELS, SEVERITIES
 from sinks.loki.config import BACKFILL, places
 from sinks.loki.lines import clean, json_text
@@ -90,17 +88,11 @@ class Run(NamedTuple):
 
     def span(self) -> tuple[int, int, bool]:
         """Give the earliest time, the latest, and whether each is later than the one before."""
-        times = self.times
-        found: tuple[int, int, bool] | None = None if compiled is None else compiled.span(times)
-        return found or (min(times), max(times), all(map(lt, times, islice(times, 1, None))))
+        return span(self.times)
 
     def lengths(self) -> tuple[int, int]:
         """Give the characters of the longest line, and of all lines."""
-        found: tuple[int, int] | None = None if compiled is None else compiled.lengths(self.lines)
-        if found is None:
-            each = list(map(len, self.lines))
-            return max(each), sum(each)
-        return found
+        return lengths(self.lines)
 
     def estimate(self) -> int:
         """Give about the bytes of its JSON."""

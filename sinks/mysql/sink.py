@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pymysql
 
+from shipper.columns import lengths
 from shipper.errors import PartialError, PermanentError, RetryableError, SinkError
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _sql
@@ -192,7 +193,7 @@ class MysqlSink(Sink):
         return None
 
     def _store_rows(self, lane: Lane, batch: Batch, order: Sequence[int]) -> None:
-        if self._load and self._loaded(lane, batch, order):
+        if self._load and self._suits_load(batch) and self._loaded(lane, batch, order):
             self._stored = batch
         else:
             self._stored = None
@@ -213,14 +214,16 @@ class MysqlSink(Sink):
                     cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
         session.commit()
 
+    def _suits_load(self, batch: Batch) -> bool:
+        longest = max(lengths(batch.raws)[0], lengths(batch.messages or ())[0])
+        return bool(batch.raws) and longest <= self._server.max_packet // 16
+
     def _loaded(self, lane: Lane, batch: Batch, order: Sequence[int]) -> bool:
         """Store by LOAD DATA; false when the rows must go by INSERT instead, and then nothing of them is stored.
 
         LOCAL turns every error but a broken statement into a warning, and the row into something else. So every
         row must be counted as stored or skipped, and every warning must be a duplicate's; else all is rolled back.
         """
-        if not batch.raws or max(map(len, chain(batch.raws, batch.messages or ()))) > self._server.max_packet // 16:
-            return False
         session = lane.session
         try:
             pieces = self._pieces(lane.mapping, batch, order)

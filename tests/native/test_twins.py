@@ -246,7 +246,7 @@ def test_slices_of_no_ascii_or_of_no_width_are_refused() -> None:
         compiled.slices(b"a", 0)
 
 
-# Runs of Loki's
+# What is to be known of a column
 
 
 @EXAMPLES
