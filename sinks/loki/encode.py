@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from isal import isal_zlib
 
-from shipper.columns import Kind, lengths, render, span
+from shipper.columns import Kind, lengths, render
 from shipper.record import LEVELS, SEVERITIES
 from sinks.loki.config import BACKFILL, places
 from sinks.loki.lines import clean, json_text
@@ -86,18 +86,10 @@ class Run(NamedTuple):
         ):
             yield Entry(time_ns, row, line, record_id, self.labels, self.metadata, self.extras.get(place, ()))
 
-    def span(self) -> tuple[int, int, bool]:
-        """Give the earliest time, the latest, and whether each is later than the one before."""
-        return span(self.times)
-
-    def lengths(self) -> tuple[int, int]:
-        """Give the characters of the longest line, and of all lines."""
-        return lengths(self.lines)
-
     def estimate(self) -> int:
         """Give about the bytes of its JSON."""
         beside = 70 + sum(len(name) + len(value) + 6 for name, value in self.metadata)
-        return self.lengths()[1] * 5 // 4 + len(self.lines) * beside
+        return lengths(self.lines)[1] * 5 // 4 + len(self.lines) * beside
 
 
 class Entry(NamedTuple):

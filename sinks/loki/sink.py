@@ -15,6 +15,7 @@ from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
+from shipper.columns import lengths, span
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.native import compiled
 from shipper.record import pick
@@ -213,7 +214,7 @@ class LokiSink(Sink):
     def _is_plain(self, labels: Pairs, runs: list[Run], bounds: tuple[int, int]) -> bool:
         """Tell whether no entry of a stream needs anything of its own: the common case, without an object per entry."""
         state = self._states.of(labels)
-        spans = [run.span() for run in runs]
+        spans = [span(run.times) for run in runs]
         low, high = min(span[0] for span in spans), max(span[1] for span in spans)
         times = runs[0].times if len(runs) == 1 else [time_ns for run in runs for time_ns in run.times]
         if not (len(runs) == 1 and spans[0][2]) and len(set(times)) < len(times):
@@ -223,7 +224,7 @@ class LokiSink(Sink):
             and low >= bounds[0]
             and high <= bounds[1]
             and low >= max(state.newest, high) - self._window
-            and max(run.lengths()[0] for run in runs) * 4 <= self._most_line
+            and max(lengths(run.lines)[0] for run in runs) * 4 <= self._most_line
             and not (self._moved and any(not self._moved.keys().isdisjoint(run.ids) for run in runs))
         )
 
@@ -303,7 +304,7 @@ class LokiSink(Sink):
             state = self._states.of(runs[0].labels)
             if size > SMALL_BYTES:
                 state.heavy = now
-            if state.is_open(now) and min(run.span()[0] for run in runs) > safe:
+            if state.is_open(now) and min(span(run.times)[0] for run in runs) > safe:
                 if shared_size + size > most:
                     yield shared
                     shared, shared_size = [], 0

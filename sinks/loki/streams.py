@@ -6,6 +6,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from shipper.columns import span
 from sinks.loki.config import BACKFILL
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class State:
     def note(self, run: Run, now: float) -> None:
         """Loki has taken a run."""
         self.took = now
-        _, newest, ascends = run.span()
+        _, newest, ascends = span(run.times)
         if newest < self.newest:
             return
         if newest > self.newest:
