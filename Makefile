@@ -37,15 +37,15 @@ check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, g
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -m "not slow" tests/project
-	$(BIN)/python -m shipper.reference --check
-	$(BIN)/python -m shipper.manual --check
+	$(BIN)/python -m shipper.docgen.reference --check
+	$(BIN)/python -m shipper.docgen.manual --check
 
 bench: $(DEVELOPMENT) ## Measure every figure of the budget, next to its budget.
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 docs: $(BASE) ## Write docs/reference/ and man/ anew from the code.
-	$(BIN)/python -m shipper.reference
-	$(BIN)/python -m shipper.manual
+	$(BIN)/python -m shipper.docgen.reference
+	$(BIN)/python -m shipper.docgen.manual
 
 format: $(DEVELOPMENT) ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .

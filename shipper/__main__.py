@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from shipper import __version__
+from shipper.commands import COMPLETE
 from shipper.errors import ConfigError, ParkedError, ShipperError, SinkError, SourceError, StateError
 
 if TYPE_CHECKING:
@@ -56,9 +57,6 @@ COMMANDS = {
     "schema": Listed("schema", "Print the JSON Schema of the configuration."),
     "completion": Listed("completion", "Print the completion script of a shell."),
 }
-
-#: The variable by which a shell's completion script asks what may come next.
-COMPLETE = "_SHIPPER_COMPLETE"
 
 _HELP = """Ships Docker and application logs to databases and log services: nothing lost, nothing doubled.
 
@@ -225,7 +223,7 @@ def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int
         return 77 if isinstance(error, PermissionError) else 1
     if verbose:
         return 70
-    from shipper.crash import write_crash_file
+    from shipper.telemetry.crash import write_crash_file
 
     path = write_crash_file(error, arguments)
     where = f"; what we know is in {path}" if path else "; run it again with -v to see where"

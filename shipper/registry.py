@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from shipper.errors import ConfigError
-from shipper.sink import Reader, Sink
+from shipper.reader import Reader
+from shipper.sink import Sink
 from shipper.source import Source
 from shipper.transform import Transform
 

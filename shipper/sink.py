@@ -2,7 +2,7 @@
 
 A sink is one module in ``sinks/`` with a config class and a sink class, named by ``SINK``. It turns batches into
 requests of its backend and says by error type what became of them. It contains no loop, no retry, no queue and
-no thread of its own: batching, back-off, bisection and dead letters are the delivery's (`shipper.delivery`).
+no thread of its own: batching, back-off, bisection and dead letters are the delivery's (`shipper.delivery.delivery`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from shipper.secret import masked_repr
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from shipper.query import Query
-    from shipper.record import Batch, Record
+    from shipper.record import Batch
 
 
 class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -153,22 +152,3 @@ class Sink(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release everything. Called once, after the last write; must not raise and not block for long."""
-
-
-class Reader(ABC):
-    """Reads back what a sink wrote. A sink module offers it as ``READER``; built from the sink's own config.
-
-    ``parsed`` (an instance may override it) is false when the backend holds raw lines only: whoever reads then
-    parses them as the pipeline would have. A backend that cannot tell doubles by id may hold a record twice; its
-    reader gives it once.
-    """
-
-    parsed: bool = True
-
-    @abstractmethod
-    def read(self, query: Query) -> Iterator[Record]:
-        """Give matching records, newest first unless the query says otherwise. Raises SinkError."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release the connection."""

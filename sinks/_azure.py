@@ -14,15 +14,15 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import Meta
 
-from shipper.columns import Kind, render, rfc3339
 from shipper.errors import ParkedError, RetryableError, SinkError
 from shipper.record import SEVERITIES, Batch, Resource
+from shipper.render import Kind, render, rfc3339
 from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, gzip_packer, refusal, retry_after, secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from shipper.columns import Part
+    from shipper.render import Part
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper.errors import ParkedError, RetryableError, SinkError
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.sink import Finding
 from sinks._azure import AzureConfig, Credential, failure, with_token
 from sinks._http import Answer, Client
@@ -31,7 +31,7 @@ from sinks._http import Answer, Client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from shipper.condition import Term
+    from shipper.reader import Term
     from shipper.record import Record
 
 #: Rows of the first page and of all further ones; the API gives at most 500,000 rows and about 100 MB.

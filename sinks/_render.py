@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.columns import rfc3339
 from shipper.record import LEVELS
+from shipper.render import rfc3339
 
 if TYPE_CHECKING:
     from shipper.record import Batch, Record, Resource

@@ -38,9 +38,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from xxhash import xxh3_128_digest
 
-from shipper.columns import Kind, render, span
 from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, make_id
+from shipper.render import Kind, render, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

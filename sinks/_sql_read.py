@@ -14,8 +14,7 @@ from sinks._sql import EPOCH, FIRST, MARKER, RESOURCE_COLUMNS, WRAPPED, created_
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from shipper.condition import Term
-    from shipper.query import Query
+    from shipper.reader import Query, Term
 
 _LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
 _decode = msgspec.json.decode

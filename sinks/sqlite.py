@@ -29,14 +29,15 @@ import msgspec
 from msgspec import Meta
 
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
-from shipper.sink import Finding, Limits, Reader, Sink, SinkConfig
+from shipper.reader import Reader
+from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
 from sinks import _sql, _sql_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from shipper.query import Query
+    from shipper.reader import Query
     from shipper.record import Batch, Record
 
 #: Rows that one step of retention deletes, which keeps each lock short, and one step of max_size, which keeps what

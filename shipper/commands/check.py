@@ -11,7 +11,7 @@ import click
 from shipper.commands.options import config_option
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.types import Config
     from shipper.sink import Finding
 
 
@@ -37,16 +37,16 @@ def command(
         raise click.UsageError("--sink, --no-canary and -o belong to --online")
     if online and offline:
         raise click.UsageError("--online and --offline: give one of them")
-    from shipper.loader import load
+    from shipper.config.loader import load
 
     config = load(path, os.environ, secrets=not offline)
     if not online:
         if not quiet:
             click.echo(f"{path}: fine: {summary(config)}")
         return 0
-    from shipper.canary import examine
     from shipper.clock import SystemClock
     from shipper.commands.marks import say
+    from shipper.delivery.canary import examine
 
     failed = False
     for name in _named(config, sinks):
@@ -60,7 +60,7 @@ def command(
 def _named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     from shipper.errors import ConfigError
     from shipper.registry import suggestion
-    from shipper.router import Router
+    from shipper.routing.router import Router
 
     for name in names:
         if name not in config.sinks:
@@ -76,7 +76,7 @@ def _line(name: str, finding: Finding, output: str) -> str:
 
         return json.dumps({"sink": name, **msgspec.to_builtins(finding)}, ensure_ascii=False)
     from shipper.commands.marks import mark
-    from shipper.display import visible
+    from shipper.reading.display import visible
 
     text = f"{mark(finding.verdict)} {name}: {finding.what}: {visible(finding.evidence)}"
     return f"{text}\n  fix: {visible(finding.fix)}" if finding.fix and finding.verdict != "ok" else text

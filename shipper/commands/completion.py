@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from shipper.commands import COMPLETE
+
 _HELP = """Print the completion script of a shell.
 
 \b
@@ -20,11 +22,8 @@ def command(*, shell: str) -> None:
     """Print it."""
     from click.shell_completion import get_completion_class
 
-    from shipper.__main__ import COMPLETE
-    from shipper.__main__ import command as whole
-
     cls = get_completion_class(shell)
     assert cls is not None
     # Not `source()` of bash, which first runs bash to look at its version.
-    script = cls(whole, {}, "shipper", COMPLETE)
+    script = cls(click.get_current_context().find_root().command, {}, "shipper", COMPLETE)
     click.echo(script.source_template % script.source_vars())

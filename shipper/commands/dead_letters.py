@@ -15,8 +15,8 @@ from shipper.commands.options import config_option
 from shipper.errors import ConfigError, PartialError, PermanentError, RetryableError, SinkError
 
 if TYPE_CHECKING:
-    from shipper.config import Config
-    from shipper.deadletter import DeadLetters
+    from shipper.config.types import Config
+    from shipper.delivery.deadletter import DeadLetters
     from shipper.record import Batch
     from shipper.sink import Sink
 
@@ -187,13 +187,13 @@ class _Retry:
 
 
 def _load(path: Path) -> Config:
-    from shipper.loader import load
+    from shipper.config.loader import load
 
     return load(path, os.environ)
 
 
 def _letters(config: Config, name: str | None) -> Iterator[tuple[str, DeadLetters]]:
-    from shipper.deadletter import DeadLetters
+    from shipper.delivery.deadletter import DeadLetters
 
     if name is not None and name not in config.sinks:
         from shipper.registry import suggestion
@@ -205,7 +205,7 @@ def _letters(config: Config, name: str | None) -> Iterator[tuple[str, DeadLetter
 
 def _shape(reason: str) -> str:
     """Shorten a reason to one line of what is the same for many records."""
-    from shipper.display import visible
+    from shipper.reading.display import visible
 
     first = visible(reason).partition("\n")[0]
     return first if len(first) <= 160 else first[:159] + "…"

@@ -43,9 +43,9 @@ def command(ctx: click.Context, *, directory: Path | None) -> int:
     and the file it falls back to without its database. Running it again ships nothing twice.
     """
     from shipper.commands import query
-    from shipper.daemon import Daemon
-    from shipper.loader import load
-    from shipper.logs import configure
+    from shipper.config.loader import load
+    from shipper.daemon.daemon import Daemon
+    from shipper.telemetry.logs import configure
 
     base = (directory or Path(tempfile.mkdtemp(prefix="shipper-demo-"))).absolute()
     config_path = _prepare(base)
@@ -72,7 +72,7 @@ def command(ctx: click.Context, *, directory: Path | None) -> int:
 
 def run_line(config: Path, state: Path, root: Path = Path("/")) -> str:
     """Give the command that goes on with the demo; in a container with leave to keep the state in it, for a trial."""
-    from shipper.volume import OVERRIDE, short_lived
+    from shipper.state.volume import OVERRIDE, short_lived
 
     doubt = short_lived(state, root)
     leave = f"{OVERRIDE}=allow " if doubt is not None and doubt.certain else ""

@@ -13,7 +13,7 @@ from shipper.commands.options import config_option, url_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shipper.config import Config
+    from shipper.config.types import Config
     from shipper.doctor.host import Host, Identity
     from shipper.doctor.row import Row
 
@@ -47,9 +47,9 @@ def command(
     *, path: Path, url: str | None, user: str | None, offline: bool, no_canary: bool, as_json: bool, quiet: bool
 ) -> int:
     """Look, print, and give the exit code."""
+    from shipper.config.loader import load
     from shipper.doctor import configuration
     from shipper.errors import ConfigError
-    from shipper.loader import load
 
     try:
         identity = _named(user)
@@ -94,9 +94,9 @@ def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
     """Gather what is known of the machine and of a running daemon."""
     from shipper.commands.status import ask
     from shipper.doctor.host import Host, Identity, files_allowed, is_shipper, kernel_clock
-    from shipper.endpoint import Endpoint, SilentError
     from shipper.errors import ConfigError
-    from shipper.status import holder
+    from shipper.state.checkpoint import holder
+    from shipper.telemetry.endpoint import Endpoint, SilentError
 
     status, silence = None, ""
     try:
@@ -126,7 +126,7 @@ def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
 
 def _tell(rows: Iterator[Row], *, as_json: bool, quiet: bool) -> int:
     from shipper.commands.marks import mark, say
-    from shipper.display import visible
+    from shipper.reading.display import visible
     from shipper.units import counted
 
     counts = {"ok": 0, "warn": 0, "fail": 0}

@@ -30,8 +30,8 @@ Examples:
 )
 def command(*, path: Path, url: str | None, timeout: float) -> int:
     """Ask, print one line, and give the exit code."""
-    from shipper.endpoint import Endpoint, SilentError
     from shipper.errors import ConfigError
+    from shipper.telemetry.endpoint import Endpoint, SilentError
 
     try:
         endpoint = Endpoint.of_url(url) if url else Endpoint.of_file(path, os.environ)

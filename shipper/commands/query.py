@@ -20,11 +20,10 @@ from shipper.commands.options import config_option
 from shipper.errors import ConfigError
 
 if TYPE_CHECKING:
-    from shipper.condition import Condition
-    from shipper.config import Config
-    from shipper.query import Query
+    from shipper.config.types import Config
+    from shipper.reader import Condition, Query, Reader
     from shipper.record import Record
-    from shipper.sink import Reader, SinkConfig
+    from shipper.sink import SinkConfig
 
 _HOUR = 3_600_000_000_000
 _HELP = """Read logs back: the newest that match FILTER, oldest of them first.
@@ -91,10 +90,10 @@ def command(
     quiet: bool,
 ) -> int:
     """Read logs back."""
-    from shipper.condition import compile_all
-    from shipper.loader import load
-    from shipper.query import Query
-    from shipper.timespan import parse_zone
+    from shipper.config.loader import load
+    from shipper.reader import Query
+    from shipper.reading.timespan import parse_zone
+    from shipper.routing.condition import compile_all
 
     started, now = time.monotonic(), time.time_ns()
     if utc and tz:
@@ -148,7 +147,7 @@ def _parsed(reader: Reader, query: Query, config: Config) -> Iterator[Record]:
     """Give what was read; raw lines are parsed as the pipeline would have."""
     if reader.parsed:
         return reader.read(query)
-    from shipper.reparse import reparse
+    from shipper.parse.reparse import reparse
 
     formats = {name: getattr(section, "parser", "auto") for name, section in config.sources.items()}
     return reparse(reader.read(query), formats)
@@ -167,7 +166,7 @@ def _flag_terms(level: str | None, service: str | None, user: str | None) -> Ite
 def _window(
     since: str | None, until: str | None, before: str | None, *, everything: bool, now: int, zone: tzinfo
 ) -> Window:
-    from shipper.timespan import parse_time
+    from shipper.reading.timespan import parse_time
 
     start = parse_time(since, now_ns=now, zone=zone) if since else None
     end = parse_time(until, now_ns=now, zone=zone) if until else None
@@ -204,7 +203,7 @@ def _colored(wish: str) -> bool:
 
 
 def _print(records: Iterator[Record], output: str, *, zone: tzinfo, now: int, color: bool, pager: bool) -> int:
-    from shipper import display
+    from shipper.reading import display
 
     shows: dict[str, display.Show] = {
         "pretty": display.Pretty(zone=zone, now_ns=now, color=color),
@@ -252,7 +251,7 @@ def _out(*, pager: bool) -> Iterator[Callable[[str], object]]:
 def _footer(
     count: int, older: Record | None, window: Window, *, now: int, zone: tzinfo, sink: str, seconds: float
 ) -> None:
-    from shipper.columns import rfc3339
+    from shipper.render import rfc3339
 
     def moment(time_ns: int) -> str:
         return f"{datetime.fromtimestamp(time_ns // 1_000_000_000, zone):%d %b %H:%M:%S}"

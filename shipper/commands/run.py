@@ -36,11 +36,11 @@ def command(path: Path, *, once: bool) -> None:
         # The first process of a container: the kernel ignores an end that comes early, unless there is a handler.
         signal.signal(signal.SIGTERM, _end_at_once)
 
-    from shipper.daemon import Daemon
-    from shipper.loader import load
-    from shipper.logs import configure, get_logger
+    from shipper.config.loader import load
+    from shipper.daemon.daemon import Daemon
     from shipper.native import compiled
-    from shipper.volume import require_lasting
+    from shipper.state.volume import require_lasting
+    from shipper.telemetry.logs import configure, get_logger
 
     sys.setswitchinterval(_SWITCH)
     if compiled is not None:

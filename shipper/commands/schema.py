@@ -18,7 +18,7 @@ def command() -> int:
     """
     import msgspec
 
-    from shipper.schema import schema
+    from shipper.config.schema import schema
 
     click.echo(msgspec.json.format(msgspec.json.encode(schema()), indent=2).decode())
     return 0

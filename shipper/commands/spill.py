@@ -11,7 +11,7 @@ import click
 from shipper.commands.options import config_option
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.types import Config
 
 _config = config_option("The configuration that names the sinks and the state directory.")
 
@@ -36,9 +36,9 @@ def command() -> None:
 @_config
 def list_command(*, path: Path) -> None:
     """Count what waits for every sink: records, bytes, and whether anything delivers it."""
-    from shipper.pipeline import pending_spills
-    from shipper.router import Router
-    from shipper.spill import survey
+    from shipper.daemon.pipeline import pending_spills
+    from shipper.delivery.spill import survey
+    from shipper.routing.router import Router
 
     config = _load(path)
     used = Router(config.active, config.routes).sinks
@@ -61,9 +61,9 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
 
     Refused while NAME is in the configuration, and while the daemon runs: it may be delivering it.
     """
-    from shipper.checkpoint import Checkpoint
-    from shipper.pipeline import pending_spills
-    from shipper.spill import survey
+    from shipper.daemon.pipeline import pending_spills
+    from shipper.delivery.spill import survey
+    from shipper.state.checkpoint import Checkpoint
 
     config = _load(path)
     if name in config.sinks:
@@ -92,7 +92,7 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
 
 
 def _load(path: Path) -> Config:
-    from shipper.loader import load
+    from shipper.config.loader import load
 
     return load(path, os.environ)
 

@@ -14,8 +14,8 @@ from shipper.commands.options import config_option, url_option
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shipper.endpoint import Endpoint
-    from shipper.status import SinkStatus, Status, Verdict, Waiting
+    from shipper.telemetry.endpoint import Endpoint
+    from shipper.telemetry.status import SinkStatus, Status, Verdict, Waiting
 
 _HELP = """Show how the running daemon stands: a verdict, its sources and sinks, and the command to run next.
 
@@ -39,9 +39,9 @@ _UNAVAILABLE = 69
 @click.option("--check", "brief", is_flag=True, help="Print one line; exit 1 unless the verdict is OK. For cron.")
 def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
     """Ask, show, and give the exit code."""
-    from shipper.endpoint import Endpoint, SilentError
     from shipper.errors import ConfigError
-    from shipper.status import judge
+    from shipper.telemetry.endpoint import Endpoint, SilentError
+    from shipper.telemetry.status import judge
 
     endpoint: Endpoint | None = None
     try:
@@ -69,8 +69,8 @@ def ask(endpoint: Endpoint) -> Status:
     """Ask a daemon how it stands. Raises SilentError."""
     import msgspec
 
-    from shipper.endpoint import SilentError
-    from shipper.status import Status
+    from shipper.telemetry.endpoint import SilentError
+    from shipper.telemetry.status import Status
 
     answer = endpoint.ask("/status")
     try:
@@ -81,7 +81,7 @@ def ask(endpoint: Endpoint) -> Status:
 
 def _show(status: Status, verdict: Verdict) -> None:
     from shipper.commands.marks import mark, painted, say
-    from shipper.display import visible
+    from shipper.reading.display import visible
     from shipper.units import counted, format_duration, format_size
 
     config = status.config
@@ -162,9 +162,11 @@ def _left(waiting: dict[str, Waiting]) -> Iterator[str]:
 def _down(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:
     """Say that nobody answers, and what the state directory alone tells."""
     from shipper.commands.marks import mark, painted, say
+    from shipper.config.loader import load
+    from shipper.delivery.survey import StateSurvey
     from shipper.errors import ConfigError, StateError
-    from shipper.loader import load
-    from shipper.status import StateSurvey, Verdict, holder
+    from shipper.state.checkpoint import holder
+    from shipper.telemetry.status import Verdict
 
     waiting: dict[str, Waiting] = {}
     state_dir, trouble, next_step = None, "", f"shipper check --config {path}"

@@ -170,9 +170,9 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _pretty(record: Record, line: int) -> str:
-    from shipper.columns import rfc3339
-    from shipper.condition import attribute_text
-    from shipper.display import visible
+    from shipper.reading.display import visible
+    from shipper.render import rfc3339
+    from shipper.routing.condition import attribute_text
 
     when = rfc3339(record.time_ns) if record.time_ns else "no time"
     message, *more = visible(record.message).split("\n")
@@ -186,6 +186,6 @@ def _pretty(record: Record, line: int) -> str:
 
 
 def _json(record: Record) -> str:
-    from shipper.display import json_line
+    from shipper.reading.display import json_line
 
     return json_line(record)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from shipper.config.loader import fingerprint
 from shipper.doctor.host import present
 from shipper.doctor.row import Row, fail, ok, several, warn
-from shipper.loader import fingerprint
 from shipper.secret import is_secret
 from shipper.units import counted, format_duration
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.document import Node
+    from shipper.config.types import Config
     from shipper.doctor.host import Host
-    from shipper.document import Node
     from shipper.errors import ConfigError
 
 #: Where engines mount secrets for the one container; nobody else sees them, though their mode says so.
@@ -62,7 +62,7 @@ def _secrets(config: Config) -> Row:
 
 def _tells_secrets(path: Path) -> bool:
     """Tell whether the file itself holds a secret, and not only the name of a variable or of a file."""
-    from shipper.document import Problems, parse  # noqa: PLC0415 - only for files that everyone can read
+    from shipper.config.document import Problems, parse  # noqa: PLC0415 - only for files that everyone can read
 
     def told(node: Node) -> bool:
         if isinstance(node.value, list):

@@ -17,7 +17,7 @@ from shipper.tailing.container import Container
 from shipper.units import counted
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.types import Config
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _JSON_FILE = 'logging: {driver: json-file, options: {max-size: 10m, max-file: "3"}}'

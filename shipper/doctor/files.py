@@ -17,11 +17,11 @@ from shipper.doctor.host import Host, Identity, is_directory, present
 from shipper.doctor.row import Row, fail, ok, several, warn
 from shipper.sources.docker import DockerConfig
 from shipper.sources.file import FileConfig
+from shipper.state.volume import filesystem_of
 from shipper.units import counted
-from shipper.volume import filesystem_of
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.types import Config
 
 _READ, _PASS = 4, 1
 _REMOTE = re.compile(r"nfs\d?|cifs|smb\d?|9p|ceph|glusterfs|fuse\..*|fuse(?!blk).*")

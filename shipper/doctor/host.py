@@ -16,7 +16,7 @@ from shipper.errors import ConfigError
 from shipper.native import WHY_PURE
 
 if TYPE_CHECKING:
-    from shipper.status import Status
+    from shipper.telemetry.status import Status
 
 # linux/capability.h
 _DAC_OVERRIDE, _DAC_READ_SEARCH = 1 << 1, 1 << 2

@@ -13,7 +13,7 @@ from shipper.tailing.bytes import SPARE_DESCRIPTORS
 from shipper.units import counted
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.types import Config
     from shipper.doctor.host import Host
 
 _INOTIFY = "proc/sys/fs/inotify"

@@ -1,17 +1,17 @@
-"""Checks of the sinks, as they examine themselves (`Sink.examine`) and as the canary proves them (`shipper.canary`)."""
+"""Checks of the sinks, as they examine themselves (`Sink.examine`) and as the canary proves them (`shipper.delivery.canary`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shipper.canary import examine
+from shipper.delivery.canary import examine
 from shipper.doctor.row import Row
-from shipper.router import Router
+from shipper.routing.router import Router
 
 if TYPE_CHECKING:
     from shipper.clock import Clock
-    from shipper.config import Config
+    from shipper.config.types import Config
 
 #: What a finding is about, by the word that the sink gives it; any other word is D79.
 IDS = {

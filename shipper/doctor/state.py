@@ -7,17 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shipper.delivery.survey import StateSurvey
 from shipper.doctor.files import described
 from shipper.doctor.host import Host, Identity, is_directory, present
 from shipper.doctor.row import Row, fail, ok, several, warn
 from shipper.errors import StateError
-from shipper.router import Router
-from shipper.status import NEARLY_FULL, StateSurvey, Waiting
+from shipper.routing.router import Router
+from shipper.state.volume import filesystem_of, short_lived
+from shipper.telemetry.status import NEARLY_FULL, Waiting
 from shipper.units import counted, format_size, parse_size
-from shipper.volume import filesystem_of, short_lived
 
 if TYPE_CHECKING:
-    from shipper.config import Config
+    from shipper.config.types import Config
 
 #: Bytes below which positions themselves are in danger; the spill leaves 16 MiB.
 _LEAST_FREE = 64 << 20

@@ -1,4 +1,4 @@
-/* Integers that 64 bits do not hold: the twin is `shipper.columns.wide`. */
+/* Integers that 64 bits do not hold: the twin is `shipper.render.wide`. */
 
 #include "native.h"
 

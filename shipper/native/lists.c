@@ -1,5 +1,5 @@
 /* Items of lists by their places, lists of pieces, and what is to be known of lists: the twins are `shipper.record.pick`,
- * `Rows.created` and `Mapping._markers` of `sinks._sql`, and `span` and `lengths` of `shipper.columns`. */
+ * `Rows.created` and `Mapping._markers` of `sinks._sql`, and `span` and `lengths` of `shipper.render`. */
 
 #include "native.h"
 

@@ -1,8 +1,8 @@
-/* Columns joined to text, record after record: the twin is `shipper.columns.render`. */
+/* Columns joined to text, record after record: the twin is `shipper.render.render`. */
 
 #include "native.h"
 
-/* The kinds of columns, in the order of `shipper.columns.Kind`. */
+/* The kinds of columns, in the order of `shipper.render.Kind`. */
 enum { TEXT, STRING, ESCAPED, OPEN, NUMBER, VALUE, RFC3339, TICKS, CREATED, FIELD, QUOTED, MILLIS, BELOW, MEMBERS,
        ENCODED, KINDS };
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from shipper.logs import own_container_id
 from shipper.source import SourceConfig, SourceContext
 from shipper.tailing.container import Container, Selection
 from shipper.tailing.dockerjson import DockerLines
@@ -26,8 +25,9 @@ from shipper.tailing.engine import TailSource
 from shipper.tailing.join import Joiner
 from shipper.tailing.rotation import Sibling
 from shipper.tailing.tail import Log, Tail
+from shipper.tailing.traces import open_trace
 from shipper.tailing.watch import Watch
-from shipper.traces import open_trace
+from shipper.telemetry.logs import own_container_id
 
 if TYPE_CHECKING:
     from shipper.record import Batch

@@ -29,8 +29,8 @@ from shipper.tailing.join import Joiner
 from shipper.tailing.plainlines import PlainLines, encode_newline, resources
 from shipper.tailing.rotation import Sibling
 from shipper.tailing.tail import Log, Tail
+from shipper.tailing.traces import open_trace
 from shipper.tailing.watch import Watch
-from shipper.traces import open_trace
 
 if TYPE_CHECKING:
     from shipper.record import Batch

@@ -22,7 +22,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 from shipper.native import compiled
 from shipper.record import Batch
 from shipper.tailing.join import Row
-from shipper.traces import may_contain_lines
+from shipper.tailing.traces import may_contain_lines
 
 if TYPE_CHECKING:
     from shipper.tailing.container import Container

@@ -13,11 +13,11 @@ from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from shipper.logs import get_logger
 from shipper.source import FileState, Source, SourceContext
 from shipper.tailing.bytes import HEAD_BYTES, GzipBytes, PlainBytes, digest, marker_at
 from shipper.tailing.join import FRAGMENT_WAIT
 from shipper.tailing.rotation import Rotation
+from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

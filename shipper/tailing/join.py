@@ -35,7 +35,7 @@ PART = "log.record.part"
 
 
 class Trace(Protocol):
-    """A stack trace being joined; see `shipper.traces`."""
+    """A stack trace being joined; see `shipper.tailing.traces`."""
 
     loose: int
 
@@ -44,7 +44,7 @@ class Trace(Protocol):
 
 
 class TraceOpener(Protocol):
-    """See `shipper.traces.open_trace`."""
+    """See `shipper.tailing.traces.open_trace`."""
 
     def __call__(self, line: str, rule: str) -> Trace | None:
         """Start a trace at this line, if it can start one."""

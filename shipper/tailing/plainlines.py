@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
 from shipper.record import Batch
 from shipper.tailing.join import PART, Row
-from shipper.traces import may_contain_lines, open_trace
+from shipper.tailing.traces import may_contain_lines, open_trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable

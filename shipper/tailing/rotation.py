@@ -16,9 +16,9 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from shipper.logs import get_logger
 from shipper.tailing.bytes import Bytes, GzipBytes, PlainBytes, copies, matches, open_log
 from shipper.tailing.tail import Log, Tail
+from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

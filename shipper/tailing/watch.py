@@ -16,8 +16,8 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shipper.logs import get_logger
 from shipper.tailing.bytes import open_log
+from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable

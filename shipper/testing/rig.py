@@ -16,18 +16,18 @@ from pathlib import Path
 
 import msgspec
 
-from shipper.buffer import Buffer
-from shipper.checkpoint import Checkpoint
-from shipper.deadletter import DeadLetters, Entry
-from shipper.delivery import Delivery
+from shipper.delivery.buffer import Buffer
+from shipper.delivery.deadletter import DeadLetters, Entry
+from shipper.delivery.delivery import Delivery
+from shipper.delivery.spill import Spill
 from shipper.fs import FileSystem
-from shipper.health import Health
-from shipper.ledger import Ledger
-from shipper.metrics import Metrics
 from shipper.record import Batch, Span
 from shipper.sink import Sink
 from shipper.source import FileState
-from shipper.spill import Cursor, Spill
+from shipper.state.checkpoint import Checkpoint, Cursor
+from shipper.state.ledger import Ledger
+from shipper.telemetry.health import Health
+from shipper.telemetry.metrics import Metrics
 from shipper.testing.clock import JumpingClock
 
 _NAME = "sink"

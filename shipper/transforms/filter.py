@@ -6,9 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from shipper.condition import compile_condition
 from shipper.errors import ConfigError
 from shipper.record import Batch
+from shipper.routing.condition import compile_condition
 from shipper.transform import Transform, TransformConfig
 
 

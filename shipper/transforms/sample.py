@@ -6,8 +6,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta
 
-from shipper.condition import compile_condition
 from shipper.record import Batch
+from shipper.routing.condition import compile_condition
 from shipper.transform import Transform, TransformConfig
 
 #: Bits of a record's hash that decide. Ids hold these bits too, so the choice can be checked from a stored record.

@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper import __version__
-from shipper.columns import Kind
 from shipper.record import Resource
+from shipper.render import Kind
 from sinks._azure import (
     BETWEEN,
     ByResource,
@@ -45,7 +45,7 @@ from sinks._azure import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shipper.columns import Part
+    from shipper.render import Part
 
 #: Bytes of an item (64 KB, whichever thousand is meant), UTF-16 units of a message, a key, a value, an event's name.
 ITEM, MESSAGE, KEY, VALUE, EVENT = 64_000, 32_768, 150, 8_192, 512

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from shipper.reader import Reader
 from shipper.record import SEVERITIES, Record
-from shipper.sink import Reader
 from sinks import _azure_read
 from sinks._azure_read import Row, among, contains, object_of
 from sinks._resources import Resources
@@ -16,8 +16,7 @@ from sinks.azure_app_insights.encode import Marker, of_resource, severity_level,
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shipper.condition import Term
-    from shipper.query import Query
+    from shipper.reader import Query, Term
     from sinks.azure_app_insights.config import AppInsightsConfig
 
 

@@ -10,8 +10,8 @@ from urllib.parse import urljoin, urlsplit
 
 import msgspec
 
-from shipper.columns import span
 from shipper.errors import ConfigError, DroppedError, ParkedError, PermanentError, RetryableError, SinkError
+from shipper.render import span
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _http
 from sinks._azure import Credential, Requests, failure, storable, with_token

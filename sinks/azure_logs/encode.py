@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.columns import Kind, is_wide, wide
 from shipper.record import LEVELS, Resource
+from shipper.render import Kind, is_wide, wide
 from sinks._azure import (
     BETWEEN,
     ByResource,
@@ -50,7 +50,7 @@ from sinks._azure import (
 )
 
 if TYPE_CHECKING:
-    from shipper.columns import Part
+    from shipper.render import Part
 
 #: Of a field: bytes in UTF-8, and UTF-16 units, so that neither way of counting finds more than 64 KB. No text has more
 #: units than bytes, so a row of as many bytes as a field may have units has no field that is too long.

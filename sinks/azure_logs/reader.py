@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from shipper.reader import Reader
 from shipper.record import SEVERITIES, Record
-from shipper.sink import Reader
 from sinks import _azure_read
 from sinks._azure import tick_text
 from sinks._azure_read import Row, among, contains, object_of
@@ -15,8 +15,7 @@ from sinks.azure_logs.encode import COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from shipper.condition import Term
-    from shipper.query import Query
+    from shipper.reader import Query, Term
     from sinks.azure_logs.config import AzureLogsConfig
 
 _FIELDS = {"id": "RecordId", "service": "Service", "container": "Container", "stream": "Stream", "host": "Host"}

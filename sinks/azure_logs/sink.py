@@ -6,8 +6,8 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
 
-from shipper.columns import span
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
+from shipper.render import span
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _http
 from sinks._azure import CLOUDS, Credential, Requests, failure, storable, with_token

@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from shipper.columns import Kind, render
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from shipper.render import Kind, render
 from sinks.cloudwatch.events import MILLI, Events, Part, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from shipper.columns import Part as Column
     from shipper.record import Batch
+    from shipper.render import Part as Column
     from sinks.cloudwatch.events import Shell
 
 #: Shells that are remembered: containers come and go.

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from shipper.columns import Kind, render
+from shipper.render import Kind, render
 
 if TYPE_CHECKING:
-    from shipper.columns import Part as Column
+    from shipper.render import Part as Column
 
 #: Bytes that CloudWatch counts for an event besides its message (API reference of PutLogEvents).
 OVERHEAD = 26

@@ -14,8 +14,8 @@ import msgspec
 import xxhash
 
 from shipper.errors import SinkError
+from shipper.reader import Reader
 from shipper.record import SEVERITIES, Record, Resource, make_id
-from shipper.sink import Reader
 from sinks._resources import Resources
 from sinks.cloudwatch import encode
 from sinks.cloudwatch.sink import NEWEST, OLDEST, connect, require_boto3
@@ -23,7 +23,7 @@ from sinks.cloudwatch.sink import NEWEST, OLDEST, connect, require_boto3
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from shipper.query import Query
+    from shipper.reader import Query
     from sinks.cloudwatch.client import Client
     from sinks.cloudwatch.config import CloudwatchConfig
 

@@ -7,8 +7,8 @@ import logging
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from shipper.columns import span
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
+from shipper.render import span
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_size
 from sinks._outcome import Outcome

@@ -25,18 +25,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from shipper.columns import Kind, render, span
 from shipper.errors import PermanentError
 from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from shipper.render import Kind, render, span
 from sinks._http import gzip_packer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from shipper.columns import Part
     from shipper.errors import SinkError
     from shipper.record import Batch
+    from shipper.render import Part
 
 #: Where ECS (or, for the stream, OpenTelemetry) keeps attributes of a resource.
 PATHS = {

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.columns import rfc3339
 from shipper.errors import ParkedError, RetryableError, SinkError
-from shipper.sink import Reader
+from shipper.reader import Reader
+from shipper.render import rfc3339
 from sinks.elasticsearch import faults
 from sinks.elasticsearch.encode import LAST_NS, PATHS, Decoder
 from sinks.elasticsearch.session import Session
@@ -23,8 +23,7 @@ from sinks.elasticsearch.session import Session
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from shipper.condition import Term
-    from shipper.query import Query
+    from shipper.reader import Query, Term
     from shipper.record import Record
     from sinks._http import Answer
     from sinks.elasticsearch.config import ElasticsearchConfig

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from isal import isal_zlib
 
-from shipper.columns import Kind, lengths, render
 from shipper.record import LEVELS, SEVERITIES
+from shipper.render import Kind, lengths, render
 from sinks.loki.config import BACKFILL, places
 from sinks.loki.lines import clean, json_text
 
 if TYPE_CHECKING:
-    from shipper.columns import Part
     from shipper.record import Resource
+    from shipper.render import Part
     from sinks.loki.config import LokiConfig
 
 Pairs = tuple[tuple[str, str], ...]

@@ -18,8 +18,8 @@ import msgspec
 
 from shipper.clock import SystemClock
 from shipper.errors import ParkedError, RetryableError
+from shipper.reader import Reader
 from shipper.record import SEVERITIES, Record, Resource, make_id
-from shipper.sink import Reader
 from sinks import _http
 from sinks._resources import Resources
 from sinks.loki import encode, lines
@@ -27,8 +27,7 @@ from sinks.loki.config import anchor, places
 
 if TYPE_CHECKING:
     from shipper.clock import Clock
-    from shipper.condition import Term
-    from shipper.query import Query
+    from shipper.reader import Query, Term
     from sinks.loki.config import LokiConfig
 
 #: Entries of one answer (max_entries_limit_per_query) and nanoseconds of one query (max_query_length, 30d1h), unless

@@ -15,10 +15,10 @@ from operator import add
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
-from shipper.columns import lengths, span
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.native import compiled
 from shipper.record import pick
+from shipper.render import lengths, span
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
 from sinks import _http

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from shipper.columns import span
+from shipper.render import span
 from sinks.loki.config import BACKFILL
 
 if TYPE_CHECKING:

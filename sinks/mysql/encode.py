@@ -9,13 +9,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from shipper.columns import Kind, render
+from shipper.render import Kind, render
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from shipper.columns import Part
     from shipper.record import Batch
+    from shipper.render import Part
     from sinks._sql import Mapping, Rows, Tail
 
 FIELD, ROW = b"\x1e", b"\x1d"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pymysql
 
-from shipper.sink import Reader
+from shipper.reader import Reader
 from sinks import _sql, _sql_read
 from sinks.mysql import faults
 from sinks.mysql.session import Session, connect, quoted, where
@@ -14,7 +14,7 @@ from sinks.mysql.session import Session, connect, quoted, where
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from shipper.query import Query
+    from shipper.reader import Query
     from shipper.record import Record
     from sinks.mysql.config import MysqlConfig
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pymysql
 
-from shipper.columns import lengths
 from shipper.errors import PartialError, PermanentError, RetryableError, SinkError
+from shipper.render import lengths
 from shipper.sink import Finding, Limits, Sink, SinkConfig
 from sinks import _sql
 from sinks.mysql import encode, faults

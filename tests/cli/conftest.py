@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 from shipper.errors import PermanentError
 from shipper.record import Record
-from shipper.sink import Reader, Sink, SinkConfig
+from shipper.sink import Sink, SinkConfig
+from shipper.reader import Reader
 
 class RowsConfig(SinkConfig, frozen=True, kw_only=True):
     path: str

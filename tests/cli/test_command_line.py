@@ -15,9 +15,9 @@ import pytest
 
 from shipper import __version__
 from shipper.__main__ import COMMANDS, EXIT_CODES, main
-from shipper.crash import redact
 from shipper.errors import ParkedError, PermanentError, RetryableError, SourceError, StateError
 from shipper.native import FORM
+from shipper.telemetry.crash import redact
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 #: Modules that a command must not load unless it uses them.
@@ -70,7 +70,7 @@ def _raising(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("shipper.loader.load", fail)
+    monkeypatch.setattr("shipper.config.loader.load", fail)
 
 
 def caused(error: Exception, cause: Exception) -> Exception:
@@ -221,7 +221,7 @@ def test_daemon_lets_a_delivery_go_on_while_it_reads(tmp_path: Path) -> None:
 
 def test_dead_letters_from_refusal_to_retry(rows_sink: Path, run: Run) -> None:
     """The way of a refused record: listed, shown, retried in vain, then taken once the cause is gone."""
-    from shipper.deadletter import DeadLetters
+    from shipper.delivery.deadletter import DeadLetters
     from shipper.errors import PermanentError as Refused
     from shipper.record import Batch, Resource
 

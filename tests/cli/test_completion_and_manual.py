@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from shipper.__main__ import COMMANDS, EXIT_CODES
-from shipper.manual import main as write_manual
-from shipper.manual import manual
+from shipper.docgen.manual import main as write_manual
+from shipper.docgen.manual import manual
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 BIN = Path(sys.executable).parent

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from shipper.commands.dead_letters import _Retry
-from shipper.deadletter import DeadLetters
+from shipper.delivery.deadletter import DeadLetters
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError, StateError
 from shipper.record import Batch, Resource
 from shipper.sink import Limits, Sink
@@ -154,7 +154,7 @@ def test_append_beside_a_rewrite_loses_nothing(letters: DeadLetters) -> None:
     script = """
 import sys
 from pathlib import Path
-from shipper.deadletter import DeadLetters
+from shipper.delivery.deadletter import DeadLetters
 from shipper.errors import PermanentError
 from shipper.record import Batch, Resource
 letters = DeadLetters(Path(sys.argv[1]))

@@ -66,9 +66,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_sqlite_finds_what_filtering_everything_finds(shipped: Path, run: Run, arguments: tuple[str, ...]) -> None:
     """Searching in the database never loses a match that the condition itself would find in all rows."""
-    from shipper.condition import compile_all
-    from shipper.loader import load
-    from shipper.query import Query
+    from shipper.config.loader import load
+    from shipper.reader import Query
+    from shipper.routing.condition import compile_all
     from sinks.sqlite import READER
 
     answer = run("query", "--config", shipped, "--all", "-o", "json", *arguments)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from shipper.config import HttpConfig
-from shipper.endpoint import Endpoint
+from shipper.config.types import HttpConfig
 from shipper.errors import ConfigError
-from shipper.health import Health
-from shipper.http import HttpServer
-from shipper.metrics import Metrics
+from shipper.telemetry.endpoint import Endpoint
+from shipper.telemetry.health import Health
+from shipper.telemetry.http import HttpServer
+from shipper.telemetry.metrics import Metrics
 from shipper.testing.daemon import Daemon, free_port
 from shipper.testing.http_server import HttpServer as OtherServer
 from shipper.testing.http_server import Reply, Request
@@ -143,7 +143,7 @@ def test_it_starts_within_its_budget_and_loads_nothing_heavy(server: HttpServer,
     """100 ms on an idle machine; CPU time is compared, because the machine may be busy, with some air."""
     heavy = (
         "urllib3", "requests", "rich", "structlog", "apsw", "sqlite3", "watchdog", "prometheus_client",
-        "shipper.loader", "shipper.pipeline", "shipper.registry", "http.client", "ssl",
+        "shipper.config.loader", "shipper.daemon.pipeline", "shipper.registry", "http.client", "ssl",
     )  # fmt: skip
     (tmp_path / "shipper.yaml").write_text(f"http: {{listen: '{server.address}'}}")
     code = (

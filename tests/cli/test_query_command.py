@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shipper.columns import rfc3339
 from shipper.record import Record, Resource, make_id
+from shipper.render import rfc3339
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 NOON = 1_795_348_800_000_000_000  # 2026-11-22T12:00:00Z

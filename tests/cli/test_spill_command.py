@@ -9,8 +9,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from shipper.delivery.spill import Spill
 from shipper.fs import FileSystem
-from shipper.spill import Cursor, Spill
+from shipper.state.checkpoint import Cursor
 from shipper.testing.batches import make_batch
 
 Run = Callable[..., "CompletedProcess[str]"]

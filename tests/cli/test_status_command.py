@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipper.deadletter import DeadLetters
+from shipper.delivery.deadletter import DeadLetters
+from shipper.delivery.survey import StateSurvey
 from shipper.errors import PermanentError
 from shipper.record import Batch, Resource
-from shipper.status import ConfigStatus, SinkStatus, SourceStatus, StateSurvey, Status, Waiting, holder, judge
+from shipper.state.checkpoint import holder
+from shipper.telemetry.status import ConfigStatus, SinkStatus, SourceStatus, Status, Waiting, judge
 from shipper.testing.daemon import Daemon, eventually, free_port
 
 Run = Callable[..., "CompletedProcess[str]"]

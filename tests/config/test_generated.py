@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipper import reference, registry
-from shipper.config import Config, HttpConfig, LogConfig, RouteConfig
-from shipper.convert import description
-from shipper.loader import load
-from shipper.schema import schema
+from shipper import registry
+from shipper.config.convert import description
+from shipper.config.loader import load
+from shipper.config.schema import schema
+from shipper.config.types import Config, HttpConfig, LogConfig, RouteConfig
+from shipper.docgen import reference
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "config").rglob("*.yaml"))

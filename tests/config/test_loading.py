@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shipper.document import interpolate, resolve
+from shipper.config.document import interpolate, resolve
+from shipper.config.loader import load, loads
 from shipper.errors import ConfigError
-from shipper.loader import load, loads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from shipper.config import Config
+    from shipper.config.types import Config
 
 SOURCES = "sources: {tape: {type: tape}}\n"
 
@@ -240,7 +240,7 @@ def test_a_directory_is_not_a_config(tmp_path: Path) -> None:
 
 
 def test_loading_imports_no_sdk() -> None:
-    code = "import sys, shipper.loader; print([m for m in ('pymysql', 'boto3', 'rich', 'click') if m in sys.modules])"
+    code = "import sys, shipper.config.loader; print([m for m in ('pymysql', 'boto3', 'rich', 'click') if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

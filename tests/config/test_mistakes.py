@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shipper import registry
+from shipper.config.loader import loads
 from shipper.errors import ConfigError
-from shipper.loader import loads
 
 #: What was done wrong, the file, the texts.
 #: Every built-in sink, and those of the plugin that these tests install.

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper import loader, registry
+from shipper import registry
+from shipper.config import loader
 
 CONFIG = Path(__file__).parents[2] / "config"
 FILES = sorted(CONFIG.glob("*.yaml"))

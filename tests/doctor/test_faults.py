@@ -24,8 +24,9 @@ import pytest
 import yaml
 
 from shipper.commands.doctor import examine
-from shipper.config import Config
-from shipper.deadletter import DeadLetters
+from shipper.config.loader import fingerprint, load
+from shipper.config.types import Config
+from shipper.delivery.deadletter import DeadLetters
 from shipper.doctor import configuration
 from shipper.doctor.docker import containers
 from shipper.doctor.docker import rows as docker_rows
@@ -33,11 +34,10 @@ from shipper.doctor.files import group_name, obstacle
 from shipper.doctor.host import ClockState, Host, Identity, files_allowed, is_shipper, kernel_clock
 from shipper.doctor.row import CHECKS, Row
 from shipper.errors import ConfigError, PermanentError
-from shipper.loader import fingerprint, load
 from shipper.native import CHOSEN
 from shipper.record import Batch, Resource
 from shipper.sources.docker import DockerConfig
-from shipper.status import ConfigStatus, SourceStatus, Status
+from shipper.telemetry.status import ConfigStatus, SourceStatus, Status
 from shipper.testing.daemon import free_port
 
 ROOT = os.geteuid() == 0

@@ -143,7 +143,7 @@ def test_as_an_otlp_receiver_decodes_it(encoding: str, samples: Path, tmp_path: 
 
 def row(record: Record) -> dict[str, Any]:
     """Give a record as ``query -o json`` would."""
-    from shipper.display import json_line
+    from shipper.reading.display import json_line
 
     told: dict[str, Any] = json.loads(json_line(record))
     return told

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pytest
 
 from shipper import registry
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Record
 from shipper.testing.account import difference
 from shipper.testing.cloudwatch_server import CloudwatchServer

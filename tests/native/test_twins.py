@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shipper import columns
-from shipper.columns import Kind
+from shipper import render as columns
 from shipper.native import CHOSEN, WHY_PURE, compiled
 from shipper.parse import Parser, parser
 from shipper.parse.levels import KNOWN
 from shipper.record import Batch, Resource, make_ids, pick
+from shipper.render import Kind
 from shipper.tailing.container import Container
 from shipper.tailing.dockerjson import DockerLines
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from shipper.parse import Parser
 from shipper.record import LEVELS, Batch, Resource
-from shipper.traces import Trace, open_trace
+from shipper.tailing.traces import Trace, open_trace
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent / "samples"

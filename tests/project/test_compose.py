@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import yaml
 
-from shipper import loader
+from shipper.config import loader
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

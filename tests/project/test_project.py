@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shipper.metrics import METRICS
+from shipper.telemetry.metrics import METRICS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -32,7 +32,7 @@ def test_no_module_is_longer_than_600_lines(path: Path) -> None:
 def test_no_sink_uses_the_sqlite_of_the_state() -> None:
     """Two SQLite libraries in one process on one file undo each other's locks (docs/decisions/0011)."""
     found = [path for path in CODE if re.search(r"^\s*(import|from) sqlite3\b", path.read_text(), re.MULTILINE)]
-    assert ROOT / "shipper" / "checkpoint.py" in found
+    assert ROOT / "shipper/state/checkpoint.py" in found
     assert [path for path in found if "sinks" in path.parts or "testing" in path.parts] == []
 
 

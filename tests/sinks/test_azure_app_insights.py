@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipper.condition import compile_condition
 from shipper.errors import (
     ConfigError,
     DroppedError,
@@ -20,8 +19,9 @@ from shipper.errors import (
     RetryableError,
     SinkError,
 )
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
 from shipper.testing.azure_app_insights_server import KEY, AppInsightsServer
 from shipper.testing.batches import START_NS, make_batch, make_resource

@@ -13,10 +13,10 @@ from urllib.parse import parse_qsl
 import msgspec
 import pytest
 
-from shipper.condition import compile_condition
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
 from shipper.testing.azure_logs_server import CALL, COLUMNS, FIELD, RULE, STREAM, AzureLogsServer
 from shipper.testing.azure_server import ASSERTION, CLIENT, TENANT, WORKSPACE

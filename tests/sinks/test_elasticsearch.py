@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper import columns
-from shipper.columns import rfc3339
+from shipper import render as columns
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.render import rfc3339
 from shipper.sink import Limits, Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.elasticsearch_server import ElasticsearchServer

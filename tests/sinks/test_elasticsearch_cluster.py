@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from shipper.condition import compile_condition
 from shipper.errors import ConfigError, ParkedError, RetryableError, SinkError
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.routing.condition import compile_condition
 from shipper.sink import Finding
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
 from shipper.testing.certificates import Authority

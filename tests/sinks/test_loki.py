@@ -17,21 +17,21 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from shipper.buffer import Buffer
-from shipper.checkpoint import Checkpoint
 from shipper.clock import SystemClock
-from shipper.condition import compile_condition
-from shipper.deadletter import DeadLetters
-from shipper.delivery import Delivery
+from shipper.delivery.buffer import Buffer
+from shipper.delivery.deadletter import DeadLetters
+from shipper.delivery.delivery import Delivery
+from shipper.delivery.spill import Spill
 from shipper.errors import ConfigError, ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.fs import FileSystem
-from shipper.health import Health
-from shipper.ledger import Ledger
-from shipper.metrics import Metrics
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
-from shipper.spill import Cursor, Spill
+from shipper.state.checkpoint import Checkpoint, Cursor
+from shipper.state.ledger import Ledger
+from shipper.telemetry.health import Health
+from shipper.telemetry.metrics import Metrics
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
 from shipper.testing.certificates import Authority
 from shipper.testing.clock import FakeClock

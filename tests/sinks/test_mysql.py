@@ -15,10 +15,10 @@ from typing import Any
 import pymysql
 import pytest
 
-from shipper.condition import compile_condition
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.certificates import Authority

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shipper.columns import Kind, _render, render
 from shipper.native import compiled
+from shipper.render import Kind, _render, render
 from shipper.testing.batches import START_NS, make_batch
 from sinks._sql import COLUMNS, MAX_DEPTH, Mapping, _encoder, _time_order
 

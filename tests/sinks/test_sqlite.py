@@ -11,10 +11,10 @@ from typing import Any
 import apsw
 import pytest
 
-from shipper.condition import compile_condition
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
-from shipper.query import Query
+from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
+from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
 from shipper.testing.account import sqlite_database
 from shipper.testing.batches import START_NS, make_batch, make_resource

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from shipper.checkpoint import Checkpoint
 from shipper.clock import SystemClock
-from shipper.ledger import Ledger
 from shipper.source import FileState
 from shipper.sources.docker import DockerConfig, DockerSource
 from shipper.sources.file import FileConfig, FileSource
+from shipper.state.checkpoint import Checkpoint
+from shipper.state.ledger import Ledger
 from shipper.testing.dockerlog import DockerLog
 from shipper.testing.positions import MemoryPositions
 from shipper.testing.source_contract import Reading

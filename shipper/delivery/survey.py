@@ -1,0 +1,58 @@
+"""What waits in a state directory, told from its files alone: spilled batches and dead letters, by sink."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from shipper.delivery.deadletter import DeadLetters
+from shipper.delivery.spill import survey
+from shipper.telemetry.status import Waiting
+
+
+class StateSurvey:
+    """Counts what waits in a state directory. A dead-letter file is counted again only when it has changed."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._counted: dict[str, tuple[tuple[int, int, int], int, int]] = {}
+        self._lock = threading.Lock()
+
+    def waiting(self, now: float) -> dict[str, Waiting]:
+        """Give what waits, by sink, for every sink that has something; ``now`` is in seconds since 1970.
+
+        Raises OSError when the directory may not be read.
+        """
+        spills, letters = self._state_dir / "spill", self._state_dir / "dead-letter"
+        names = {path.name for path in _listed(spills) if path.is_dir()}
+        names |= {path.stem for path in _listed(letters) if path.suffix == ".jsonl"}
+        found = {}
+        with self._lock:
+            for name in sorted(names):
+                spill = survey(spills / name)
+                count, damaged, age = self._letters(letters / f"{name}.jsonl", now)
+                if spill.bytes or count or damaged:
+                    found[name] = Waiting(
+                        spill_records=spill.records, spill_bytes=spill.bytes,
+                        dead_letters=count, dead_letters_damaged=damaged, dead_letters_age=age,
+                    )  # fmt: skip
+        return found
+
+    def _letters(self, path: Path, now: float) -> tuple[int, int, float | None]:
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            return 0, 0, None
+        signature = (status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._counted.get(path.name)
+        if known is None or known[0] != signature:
+            letters = DeadLetters(path)
+            known = self._counted[path.name] = (signature, letters.count, letters.damaged)
+        return known[1], known[2], max(0.0, now - status.st_mtime)
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
