@@ -36,8 +36,8 @@ def command() -> None:
 @_config
 def list_command(*, path: Path) -> None:
     """Count what waits for every sink: records, bytes, and whether anything delivers it."""
-    from shipper.daemon.pipeline import pending_spills
     from shipper.delivery.spill import survey
+    from shipper.delivery.survey import pending_spills
     from shipper.routing.router import Router
 
     config = _load(path)
@@ -61,8 +61,8 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
 
     Refused while NAME is in the configuration, and while the daemon runs: it may be delivering it.
     """
-    from shipper.daemon.pipeline import pending_spills
     from shipper.delivery.spill import survey
+    from shipper.delivery.survey import pending_spills
     from shipper.state.checkpoint import Checkpoint
 
     config = _load(path)

@@ -25,9 +25,10 @@ from shipper.clock import SystemClock
 from shipper.config.loader import fingerprint, load
 from shipper.config.types import HttpConfig
 from shipper.daemon.notify import Supervisor
-from shipper.daemon.pipeline import Parts, Pipeline, pending_spills
+from shipper.daemon.parts import Parts
+from shipper.daemon.pipeline import Pipeline
 from shipper.delivery.canary import prove_all
-from shipper.delivery.survey import StateSurvey
+from shipper.delivery.survey import StateSurvey, pending_spills
 from shipper.errors import ConfigError, ShipperError, StateError
 from shipper.telemetry.health import Health
 from shipper.telemetry.logs import get_logger
@@ -147,7 +148,7 @@ class Daemon:
                 if item.state not in {"ok", "starting"} and not name.startswith(("sink:", "source:"))
             },
             sources=pipeline.sources() if pipeline else {},
-            sinks=pipeline.deliveries() if pipeline else {},
+            sinks=pipeline.sinks() if pipeline else {},
             waiting=waiting,
             dropped_lines={cause: round(count) for (cause,), count in series["shipper_dropped_total"].items()},
             lost_bytes={cause: round(count) for (cause,), count in series["shipper_lost_bytes_total"].items()},
@@ -208,7 +209,7 @@ class Daemon:
             return restored
         self._metrics.reloaded("ok")
         self._health.report("config", "ok")
-        files, size = started.standing()
+        files, size = started.positions()
         log.info(
             "switched: lines behind this position go to the new sinks",
             sinks=list(parts.router.sinks), was=list(was.router.sinks), files=files, bytes=size,

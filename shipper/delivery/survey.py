@@ -4,10 +4,28 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shipper.delivery.deadletter import DeadLetters
 from shipper.delivery.spill import survey
 from shipper.telemetry.status import Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def spill_directory(state_dir: Path, sink: str) -> Path:
+    """Give the directory of a sink's spill."""
+    return state_dir / "spill" / sink
+
+
+def pending_spills(state_dir: Path) -> Iterator[str]:
+    """Give the names of sinks that have undelivered spill on disk."""
+    root = state_dir / "spill"
+    if root.is_dir():
+        for directory in sorted(root.iterdir()):
+            if any(directory.glob("*.seg")):
+                yield directory.name
 
 
 class StateSurvey:

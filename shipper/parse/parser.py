@@ -6,10 +6,8 @@ others, JSON lines of a batch are decoded in one call, and the common forms of a
 not of a common form goes to `shipper.parse.lines.Reader`, which is exact and slower. All ways give the same result, and
 tests hold them to it.
 
-Whose time a record gets: Docker's, when the line has no time, names no zone, or agrees with Docker within 2 s;
-otherwise the line's own (it was replayed or held up). In a plain file always the line's own, a missing zone read as
-UTC; a line without a time keeps 0 for the pipeline to stamp. A time attribute is removed only when it became the
-record's time.
+Whose time a record gets is decided by `shipper.parse.recordtime`; a line of a plain file without a time keeps 0 here.
+A time attribute is removed only when it became the record's time.
 """
 
 from __future__ import annotations
@@ -24,7 +22,8 @@ from shipper.native import compiled
 from shipper.parse import access
 from shipper.parse.levels import ANSI, INFO, KNOWN, LEVEL_KEYS, take_level
 from shipper.parse.lines import Line, Reader, without_surrogates
-from shipper.parse.times import SECOND, TOLERANCE, Clocks, Moment, fill
+from shipper.parse.recordtime import settle, settle_parts
+from shipper.parse.times import SECOND, Clocks
 from shipper.record import Batch
 
 #: The formats a source may name.
@@ -243,7 +242,7 @@ class Parser:
         ):
             return
         time, time_key = self._reader.time_of(doc)
-        if time is not None and self._settle(batch, i, time):
+        if time is not None and settle(batch, i, time):
             del doc[time_key]
 
     def _unlike(self, batch: Batch, lines: list[str], rows: list[int], docs: list[Any]) -> list[int]:
@@ -290,7 +289,7 @@ class Parser:
         severities, attributes = batch.severities, batch.attributes
         assert severities is not None
         assert attributes is not None
-        starts, times, stamps, offsets = self._clocks.starts, batch.times, batch.stamps, batch.offsets
+        starts = self._clocks.starts
         for i, client, user, date, method, target, version, (code, severity), size, referer, agent in zip(
             rows, found.clients, found.users, found.dates, found.methods, found.targets, found.versions, found.codes,
             map(int, found.sizes), found.referers, found.agents, strict=True,
@@ -314,11 +313,7 @@ class Parser:
                 row["user.name"] = user
             severities[i] = severity
             attributes[i] = row
-            own, stamp = starts[date], stamps[i]
-            if stamp == 0 or not -TOLERANCE <= own - stamp <= TOLERANCE:
-                times[i] = own = own + fill(offsets[i], 1_000_000, stamped=bool(stamp))
-                if not stamp:
-                    stamps[i] = own
+            settle_parts(batch, i, starts[date], 1_000_000)
         return True
 
     def _fallbacks(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
@@ -327,7 +322,7 @@ class Parser:
         assert severities is not None
         assert messages is not None
         assert attributes is not None
-        clocks, times, stamps, offsets = self._clocks, batch.times, batch.stamps, batch.offsets
+        clocks = self._clocks
         starts, known = clocks.starts, KNOWN
         rest = []
         for i in rows:
@@ -345,11 +340,7 @@ class Parser:
             severities[i] = severity
             messages[i] = line[close + 2 :]
             attributes[i] = {}
-            own, stamp = start + int(milliseconds) * 1_000_000, stamps[i]
-            if stamp == 0 or not -TOLERANCE <= own - stamp <= TOLERANCE:
-                times[i] = own = own + fill(offsets[i], 1000, stamped=bool(stamp))
-                if not stamp:
-                    stamps[i] = own
+            settle_parts(batch, i, start + int(milliseconds) * 1_000_000, 1000)
         return rest
 
     def _each(self, batch: Batch, lines: list[str], rows: list[int] | range) -> None:
@@ -362,7 +353,7 @@ class Parser:
             line = self._line(lines[i])
             severities[i], message, attributes[i], time, time_key = line
             messages[i] = message if message.isascii() else without_surrogates(message)
-            if time is not None and self._settle(batch, i, time) and time_key:
+            if time is not None and settle(batch, i, time) and time_key:
                 del attributes[i][time_key]
 
     def _line(self, text: str) -> Line:
@@ -407,20 +398,6 @@ class Parser:
             return line
         del doc["msg"]
         return other if isinstance(other, str) else msgspec.json.encode(other).decode()
-
-    @staticmethod
-    def _settle(batch: Batch, i: int, moment: Moment) -> bool:
-        """Decide whether row ``i`` takes the line's own time, and tell."""
-        stamp = batch.stamps[i]
-        own = moment.ns
-        if stamp and (not moment.zoned or -TOLERANCE <= own - stamp <= TOLERANCE):
-            return False
-        if moment.unit_us:
-            own += fill(batch.offsets[i], moment.unit_us, stamped=bool(stamp))
-        batch.times[i] = own
-        if not stamp:
-            batch.stamps[i] = own
-        return True
 
 
 _NONE: Final[dict[str, Any]] = {}

@@ -14,7 +14,8 @@ import yaml
 
 import shipper.daemon.daemon as daemon_module
 from shipper.config.loader import load
-from shipper.daemon.pipeline import Parts, Pipeline
+from shipper.daemon.parts import Parts
+from shipper.daemon.pipeline import Pipeline
 from shipper.errors import StateError
 from shipper.testing.account import sqlite_messages
 from shipper.testing.daemon import Daemon, eventually

@@ -283,7 +283,9 @@ def test_a_pipeline_beats_while_a_sink_hangs_and_rests_when_it_has_stopped(tmp_p
     from shipper import registry
     from shipper.clock import SystemClock
     from shipper.config.loader import loads
-    from shipper.daemon.pipeline import KEEPER, Parts, Pipeline
+    from shipper.daemon.keeper import KEEPER
+    from shipper.daemon.parts import Parts
+    from shipper.daemon.pipeline import Pipeline
     from shipper.telemetry.metrics import Metrics
 
     (tmp_path / "app.log").write_text("one\n")

@@ -13,7 +13,8 @@ import pytest
 from shipper import registry
 from shipper.clock import SystemClock
 from shipper.config.types import Config, RouteConfig
-from shipper.daemon.pipeline import Parts, Pipeline
+from shipper.daemon.parts import Parts
+from shipper.daemon.pipeline import Pipeline
 from shipper.errors import PermanentError, RetryableError
 from shipper.record import Batch, Resource, Span
 from shipper.routing.router import Router
