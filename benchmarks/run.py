@@ -31,13 +31,16 @@ from typing import Any
 
 import apsw
 
-from shipper.testing import azure_app_insights_server, azure_logs_server, azure_server, cloudwatch_server
-from shipper.testing.account import sqlite_database
-from shipper.testing.daemon import Daemon, Usage, eventually
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.mariadb import MariaDB
-
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "tests"))  # where `support` is
+
+from support import azure_app_insights_server, azure_logs_server, azure_server, cloudwatch_server
+from support.arrivals import sqlite_database
+from support.daemon import Daemon, Usage, eventually
+from support.logs_database import LogsDatabase
+from support.mariadb import MariaDB
+from support.process import serving
+
 MIB = 1 << 20
 ROUNDS = 3
 #: The daemon waits this long at most for anything; a figure that takes longer is a fault, not a figure.
@@ -222,7 +225,7 @@ def to_mariadb(bench: Bench) -> None:
 
 def to_loki(bench: Bench) -> None:
     """Against a server that answers at once, in a process of its own; the log is older than Loki's limit of age."""
-    with discarding("loki_server") as url:
+    with serving("loki_server", "--discard") as url:
         section: dict[str, Any] = {"type": "loki", "endpoint": url, "max_age": ""}
         ratio, runs = bench.costs(lambda: section)
         walls = [run.wall / yardstick for run, yardstick in zip(runs, bench.yardsticks[-len(runs) :], strict=True)]
@@ -244,7 +247,7 @@ def to_services(bench: Bench) -> None:
         ("OTLP", "otlp_server", True, 64, lambda url: {"type": "otlp", "endpoint": url}),
     ]
     for name, module, parse, memory, section in services:
-        with discarding(module) as url:
+        with serving(module, "--discard") as url:
             encoding, beyond, runs = bench.costs_of_encoding(section(url), parse=parse)
         whole = (
             f"all that the sink adds to reading{' and parsing' * parse}: {beyond:.2f}; {rate(bench, runs):,.0f} lines/s"
@@ -420,18 +423,6 @@ def mariadb() -> Iterator[Database]:
     """A server with default settings and a database on it."""
     with MariaDB() as server:
         yield Database(LogsDatabase(server))
-
-
-@contextmanager
-def discarding(module: str) -> Iterator[str]:
-    """The URL of a stand-in of `shipper.testing` that takes everything and keeps nothing."""
-    command = [sys.executable, "-m", f"shipper.testing.{module}", "--discard"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
 
 
 def rate(bench: Bench, runs: list[Usage]) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shipper.testing.mariadb import MariaDB, RunningServer
+from support.mariadb import MariaDB, RunningServer
 
 
 @pytest.fixture(scope="session")

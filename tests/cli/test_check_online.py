@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from shipper.testing.account import sqlite_rows
+from support.arrivals import sqlite_rows
 
 Run = Callable[..., "CompletedProcess[str]"]
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from shipper.doctor.row import CHECKS
-from shipper.testing.daemon import Daemon, eventually, free_port
+from support.daemon import Daemon, eventually, free_port
 
 Run = Callable[..., "CompletedProcess[str]"]
 

@@ -18,9 +18,9 @@ from shipper.telemetry.endpoint import Endpoint
 from shipper.telemetry.health import Health
 from shipper.telemetry.http import HttpServer
 from shipper.telemetry.metrics import Metrics
-from shipper.testing.daemon import Daemon, free_port
 from shipper.testing.http_server import HttpServer as OtherServer
 from shipper.testing.http_server import Reply, Request
+from support.daemon import Daemon, free_port
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -18,7 +18,7 @@ from shipper.errors import PermanentError
 from shipper.record import Batch, Resource
 from shipper.state.checkpoint import holder
 from shipper.telemetry.status import ConfigStatus, SinkStatus, SourceStatus, Status, Waiting, judge
-from shipper.testing.daemon import Daemon, eventually, free_port
+from support.daemon import Daemon, eventually, free_port
 
 Run = Callable[..., "CompletedProcess[str]"]
 

@@ -17,9 +17,9 @@ from shipper.config.loader import load
 from shipper.daemon.parts import Parts
 from shipper.daemon.pipeline import Pipeline
 from shipper.errors import StateError
-from shipper.testing.account import sqlite_messages
-from shipper.testing.daemon import Daemon, eventually
-from shipper.testing.dockerlog import DockerLog
+from support.arrivals import sqlite_messages
+from support.daemon import Daemon, eventually
+from support.docker_log import DockerLog
 
 DEFAULT_PORT = 8687
 

@@ -15,7 +15,7 @@ import pytest
 from shipper.daemon.notify import AFTER_DRAIN, Supervisor
 from shipper.telemetry.health import READER, Health
 from shipper.testing.clock import FakeClock
-from shipper.testing.daemon import Daemon
+from support.daemon import Daemon
 
 
 class Listener:

@@ -38,7 +38,7 @@ from shipper.native import CHOSEN
 from shipper.record import Batch, Resource
 from shipper.sources.docker import DockerConfig
 from shipper.telemetry.status import ConfigStatus, SourceStatus, Status
-from shipper.testing.daemon import free_port
+from support.daemon import free_port
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="only root may give files away")

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from shipper.testing.daemon import Daemon
-from shipper.testing.docker_engine import DockerEngine, EngineUnavailableError
-from shipper.testing.dockerlog import DockerLog
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.mariadb import MariaDB
+from support.daemon import Daemon
+from support.docker_engine import DockerEngine, EngineUnavailableError
+from support.docker_log import DockerLog
+from support.logs_database import LogsDatabase
+from support.mariadb import MariaDB
 
 MakeDaemon = Callable[..., Daemon]
 MakeLog = Callable[..., DockerLog]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shipper.testing.azure_app_insights_server import AppInsightsServer
-from shipper.testing.azure_logs_server import AzureLogsServer
-from shipper.testing.azure_server import AzureServer
-from shipper.testing.daemon import Daemon
+from support.azure_app_insights_server import AppInsightsServer
+from support.azure_logs_server import AzureLogsServer
+from support.azure_server import AzureServer
+from support.daemon import Daemon
 
 LINES = (
     '{"level":"error","message":"payment failed","user_id":42,"details":{"fail_id":7}}',

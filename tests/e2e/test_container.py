@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from shipper import __version__
-from shipper.testing.account import difference, sqlite_messages, wait_for
-from shipper.testing.daemon import Daemon, eventually
-from shipper.testing.docker_engine import DockerEngine, shell_lines, shell_writer
-from shipper.testing.logs_database import LogsDatabase
+from support.arrivals import difference, sqlite_messages, wait_for
+from support.daemon import Daemon, eventually
+from support.docker_engine import DockerEngine, shell_lines, shell_writer
+from support.logs_database import LogsDatabase
 
 pytestmark = pytest.mark.docker
 

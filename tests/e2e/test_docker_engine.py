@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shipper.testing.account import difference, sqlite_rows, wait_for
-from shipper.testing.daemon import Daemon, eventually
-from shipper.testing.docker_engine import DockerEngine, shell_lines, shell_writer
+from support.arrivals import difference, sqlite_rows, wait_for
+from support.daemon import Daemon, eventually
+from support.docker_engine import DockerEngine, shell_lines, shell_writer
 
 pytestmark = pytest.mark.docker
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from shipper.testing.account import difference, sqlite_messages, sqlite_rows, wait_for
-from shipper.testing.daemon import Daemon
-from shipper.testing.dockerlog import DockerLog
-from shipper.testing.load import Load
+from support.arrivals import difference, sqlite_messages, sqlite_rows, wait_for
+from support.daemon import Daemon
+from support.docker_log import DockerLog
+from support.load import Load
 
 MakeDaemon = Callable[..., Daemon]
 MakeLog = Callable[..., DockerLog]

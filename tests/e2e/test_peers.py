@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from shipper.testing.account import difference, sqlite_messages, wait_for
-from shipper.testing.daemon import Daemon, eventually
-from shipper.testing.dockerlog import DockerLog
-from shipper.testing.load import Load
-from shipper.testing.logs_database import LogsDatabase
 from shipper.testing.proxy import FaultProxy
+from support.arrivals import difference, sqlite_messages, wait_for
+from support.daemon import Daemon, eventually
+from support.docker_log import DockerLog
+from support.load import Load
+from support.logs_database import LogsDatabase
 
 MakeDaemon = Callable[..., Daemon]
 MakeLog = Callable[..., DockerLog]

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from shipper.record import Record
-from shipper.testing.azure_app_insights_server import AppInsightsServer
-from shipper.testing.azure_logs_server import AzureLogsServer
-from shipper.testing.cloudwatch_server import CloudwatchServer
-from shipper.testing.daemon import Daemon
-from shipper.testing.elasticsearch_server import ElasticsearchServer
-from shipper.testing.loki_server import LokiServer
-from shipper.testing.otlp_server import OtlpServer
+from support.azure_app_insights_server import AppInsightsServer
+from support.azure_logs_server import AzureLogsServer
+from support.cloudwatch_server import CloudwatchServer
+from support.daemon import Daemon
+from support.elasticsearch_server import ElasticsearchServer
+from support.loki_server import LokiServer
+from support.otlp_server import OtlpServer
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 RECORDED = datetime(2026, 11, 22, tzinfo=UTC)

@@ -15,15 +15,15 @@ import pytest
 from shipper import registry
 from shipper.reader import Query
 from shipper.record import Record
-from shipper.testing.account import difference
-from shipper.testing.cloudwatch_server import CloudwatchServer
-from shipper.testing.daemon import Daemon, eventually
-from shipper.testing.dockerlog import DockerLog
-from shipper.testing.elasticsearch_server import ElasticsearchServer
-from shipper.testing.load import Load
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.loki_server import LokiServer
 from shipper.testing.proxy import FaultProxy
+from support.arrivals import difference
+from support.cloudwatch_server import CloudwatchServer
+from support.daemon import Daemon, eventually
+from support.docker_log import DockerLog
+from support.elasticsearch_server import ElasticsearchServer
+from support.load import Load
+from support.logs_database import LogsDatabase
+from support.loki_server import LokiServer
 
 MakeDaemon = Callable[..., Daemon]
 MakeLog = Callable[..., DockerLog]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from shipper.testing.azure_app_insights_server import AppInsightsServer
-from shipper.testing.azure_logs_server import AzureLogsServer
-from shipper.testing.cloudwatch_server import CloudwatchServer, Moto
-from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.fault_contract import HttpFaultContract
-from shipper.testing.loki_server import LokiServer
+from support.azure_app_insights_server import AppInsightsServer
+from support.azure_logs_server import AzureLogsServer
+from support.cloudwatch_server import CloudwatchServer, Moto
+from support.elasticsearch_server import ElasticsearchServer
+from support.loki_server import LokiServer
 
 
 class TestLoki(HttpFaultContract):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from shipper.testing.fault_contract import FaultContract
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.mariadb import MariaDB
 from shipper.testing.rig import Rig
+from support.logs_database import LogsDatabase
+from support.mariadb import MariaDB
 
 pytestmark = pytest.mark.mariadb
 

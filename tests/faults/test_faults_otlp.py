@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from shipper.testing.fault_contract import HttpFaultContract
-from shipper.testing.otlp_server import OtlpServer
+from support.otlp_server import OtlpServer
 
 
 class TestOtlp(HttpFaultContract):

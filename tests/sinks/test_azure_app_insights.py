@@ -23,7 +23,6 @@ from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
 from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
-from shipper.testing.azure_app_insights_server import KEY, AppInsightsServer
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.http_server import HttpServer, Reply, Request
 from shipper.testing.proxy import FaultProxy
@@ -33,6 +32,7 @@ from sinks.azure_app_insights import AppInsightsConfig, AppInsightsReader, AppIn
 from sinks.azure_app_insights.config import DEFAULT_ENDPOINT, parse_connection
 from sinks.azure_app_insights.encode import ITEM, MESSAGE, VALUE, severity_level
 from sinks.azure_app_insights.encode import KEY as KEY_LENGTH
+from support.azure_app_insights_server import KEY, AppInsightsServer
 
 HOUR = 3_600 * 10**9
 DAY = 24 * HOUR

@@ -11,14 +11,14 @@ import pytest
 
 from shipper.record import Batch
 from shipper.sink import Sink
-from shipper.testing.azure_app_insights_server import AppInsightsServer
-from shipper.testing.azure_logs_server import AzureLogsServer
-from shipper.testing.azure_server import AzureServer
 from shipper.testing.batches import make_batch
 from shipper.testing.http_server import Reply
 from shipper.testing.rig import Rig
 from sinks.azure_app_insights import AppInsightsConfig, AppInsightsSink
 from sinks.azure_logs import AzureLogsConfig, AzureLogsSink
+from support.azure_app_insights_server import AppInsightsServer
+from support.azure_logs_server import AzureLogsServer
+from support.azure_server import AzureServer
 
 HOUR = 3_600 * 10**9
 
@@ -141,7 +141,7 @@ def test_requests_that_are_too_large_for_the_server_are_halved(
     logs: AzureLogsServer, make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     """Were the service's megabyte smaller than ours, nothing would be lost."""
-    monkeypatch.setattr("shipper.testing.azure_logs_server.CALL", 100_000)
+    monkeypatch.setattr("support.azure_logs_server.CALL", 100_000)
     logs.too_large = status
     rig = make_rig(_sink(logs))
     batch = _batch(*(f"{number} " + "m" * 2_000 for number in range(300)))

@@ -18,8 +18,6 @@ from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
 from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
-from shipper.testing.azure_logs_server import CALL, COLUMNS, FIELD, RULE, STREAM, AzureLogsServer
-from shipper.testing.azure_server import ASSERTION, CLIENT, TENANT, WORKSPACE
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
@@ -29,6 +27,8 @@ from sinks.azure_logs import AzureLogsConfig, AzureLogsReader, AzureLogsSink
 from sinks.azure_logs.encode import Encoder
 from sinks.azure_logs.reader import form
 from sinks.azure_logs.sink import REQUEST
+from support.azure_logs_server import CALL, COLUMNS, FIELD, RULE, STREAM, AzureLogsServer
+from support.azure_server import ASSERTION, CLIENT, TENANT, WORKSPACE
 
 TOKEN = f"/{TENANT}/oauth2/v2.0/token"
 

@@ -36,8 +36,13 @@ from shipper.state.ledger import Ledger
 from shipper.telemetry.health import Health
 from shipper.telemetry.metrics import Metrics
 from shipper.testing.batches import START_NS, make_batch, make_resource
-from shipper.testing.certificates import Authority
-from shipper.testing.cloudwatch_server import (
+from shipper.testing.http_server import Reply
+from shipper.testing.proxy import FaultProxy
+from shipper.testing.sink_contract import FIELDS, SinkContract
+from sinks.cloudwatch import CloudwatchConfig, CloudwatchReader, CloudwatchSink, encode, reader
+from sinks.cloudwatch.names import Template
+from support.certificates import Authority
+from support.cloudwatch_server import (
     ACCESS_KEY,
     BATCH,
     DAY,
@@ -51,13 +56,8 @@ from shipper.testing.cloudwatch_server import (
     throttled,
     unavailable,
 )
-from shipper.testing.daemon import Daemon
-from shipper.testing.http_server import Reply
-from shipper.testing.moto_server import Moto
-from shipper.testing.proxy import FaultProxy
-from shipper.testing.sink_contract import FIELDS, SinkContract
-from sinks.cloudwatch import CloudwatchConfig, CloudwatchReader, CloudwatchSink, encode, reader
-from sinks.cloudwatch.names import Template
+from support.daemon import Daemon
+from support.moto_server import Moto
 
 #: A day after the records of the test kit, which are older than what the service takes today.
 NOW = START_NS / 1e9 + 86_400

@@ -21,11 +21,11 @@ from shipper.record import Batch, Record, Resource
 from shipper.render import rfc3339
 from shipper.sink import Limits, Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
-from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
 from sinks.elasticsearch import ElasticsearchConfig, ElasticsearchReader, ElasticsearchSink, encode, faults
+from support.elasticsearch_server import ElasticsearchServer
 
 DAY = 86_400 * 10**9
 needs_compiled = pytest.mark.skipif(encode.compiled is None, reason="the compiled form is not there")

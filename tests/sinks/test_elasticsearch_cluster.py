@@ -19,14 +19,14 @@ from shipper.record import Batch, Record, Resource
 from shipper.routing.condition import compile_condition
 from shipper.sink import Finding
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
-from shipper.testing.certificates import Authority
-from shipper.testing.elasticsearch_server import ElasticsearchServer
 from shipper.testing.http_server import Reply
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.rig import Rig
 from sinks.elasticsearch import ElasticsearchConfig, ElasticsearchReader, ElasticsearchSink
 from sinks.elasticsearch import template as index_template
 from sinks.elasticsearch.session import Product
+from support.certificates import Authority
+from support.elasticsearch_server import ElasticsearchServer
 
 MakeRig = Callable[[ElasticsearchSink], Rig]
 

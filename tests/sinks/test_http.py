@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
-from shipper.testing.certificates import Authority, Pair
 from shipper.testing.http_server import HttpServer, Reply, Request
 from shipper.testing.proxy import FaultProxy
 from sinks import _http
 from sinks._http import Answer, Client, HttpSinkConfig
 from sinks._outcome import Outcome
+from support.certificates import Authority, Pair
 
 
 class Server(HttpServer):

@@ -33,13 +33,13 @@ from shipper.state.ledger import Ledger
 from shipper.telemetry.health import Health
 from shipper.telemetry.metrics import Metrics
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
-from shipper.testing.certificates import Authority
 from shipper.testing.clock import FakeClock
-from shipper.testing.daemon import Daemon
 from shipper.testing.http_server import Reply, Request
-from shipper.testing.loki_server import LokiLimits, LokiServer
 from shipper.testing.sink_contract import FIELDS, SinkContract
 from sinks.loki import LokiConfig, LokiReader, LokiSink
+from support.certificates import Authority
+from support.daemon import Daemon
+from support.loki_server import LokiLimits, LokiServer
 
 HOUR = 3600 * 10**9
 DAY = 24 * HOUR

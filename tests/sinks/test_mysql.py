@@ -21,12 +21,12 @@ from shipper.record import Batch, Record, Resource
 from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource
-from shipper.testing.certificates import Authority
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.mariadb import MariaDB
 from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
 from sinks.mysql import MysqlConfig, MysqlReader, MysqlSink, faults, session
+from support.certificates import Authority
+from support.logs_database import LogsDatabase
+from support.mariadb import MariaDB
 
 pytestmark = pytest.mark.mariadb
 

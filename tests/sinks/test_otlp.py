@@ -22,12 +22,12 @@ from shipper.errors import ParkedError, PartialError, PermanentError, RetryableE
 from shipper.record import Batch, Record, Resource
 from shipper.sink import Limits, Sink
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
-from shipper.testing.certificates import Authority
 from shipper.testing.http_server import Reply
-from shipper.testing.otlp_server import JSON, PROTOBUF, OtlpServer, status, success
 from shipper.testing.rig import Rig
 from shipper.testing.sink_contract import SinkContract
 from sinks.otlp import OtlpConfig, OtlpSink, protobuf, values
+from support.certificates import Authority
+from support.otlp_server import JSON, PROTOBUF, OtlpServer, status, success
 
 ENCODINGS = ["protobuf", "json"]
 

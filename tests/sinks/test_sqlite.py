@@ -16,11 +16,11 @@ from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
 from shipper.routing.condition import compile_condition
 from shipper.sink import Sink
-from shipper.testing.account import sqlite_database
 from shipper.testing.batches import START_NS, make_batch, make_resource
 from shipper.testing.sink_contract import SinkContract
 from sinks._sql import Mapping
 from sinks.sqlite import SqliteConfig, SqliteReader, SqliteSink, _error
+from support.arrivals import sqlite_database
 
 DAY = 86_400
 

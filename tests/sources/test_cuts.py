@@ -15,9 +15,9 @@ from shipper.sources.docker import DockerConfig, DockerSource
 from shipper.sources.file import FileConfig, FileSource
 from shipper.state.checkpoint import Checkpoint
 from shipper.state.ledger import Ledger
-from shipper.testing.dockerlog import DockerLog
 from shipper.testing.positions import MemoryPositions
 from shipper.testing.source_contract import Reading
+from support.docker_log import DockerLog
 
 Start = Callable[..., Reading]
 

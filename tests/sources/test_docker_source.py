@@ -14,9 +14,9 @@ import pytest
 from shipper.sources.docker import DockerConfig, DockerSource
 from shipper.tailing.bytes import SPARE_DESCRIPTORS
 from shipper.tailing.container import Selection
-from shipper.testing.dockerlog import DockerLog, docker_time
 from shipper.testing.positions import MemoryPositions
 from shipper.testing.source_contract import Reading, SourceContract
+from support.docker_log import DockerLog, docker_time
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "containers"
 
@@ -570,7 +570,7 @@ def test_container_that_lived_between_two_polls(
     log = container(name="blink")
     log.write("I was here")
     watch = reading.source._watch
-    from shipper.testing.daemon import eventually
+    from support.daemon import eventually
 
     eventually(lambda: bool(watch.opened), timeout=5)
     log.remove()

@@ -11,7 +11,7 @@ import pytest
 from shipper.commands.demo import run_line
 from shipper.errors import ConfigError
 from shipper.state.volume import OVERRIDE, require_lasting, short_lived
-from shipper.testing.daemon import Daemon
+from support.daemon import Daemon
 
 ID = "9f" * 32
 STATE = Path("/var/lib/shipper")

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from shipper.testing.daemon import eventually, free_port
-from shipper.testing.docker_engine import DockerEngine, EngineUnavailableError
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.machine import TREE, Machine, MachineUnavailableError, why_unavailable
-from shipper.testing.mariadb import MariaDB
+from support.daemon import eventually, free_port
+from support.docker_engine import DockerEngine, EngineUnavailableError
+from support.logs_database import LogsDatabase
+from support.machine import TREE, Machine, MachineUnavailableError, why_unavailable
+from support.mariadb import MariaDB
 
 ROOT = Path(__file__).parents[2]
 UNIT = "shipper.service"

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from shipper.testing.account import sqlite_rows
-from shipper.testing.daemon import Daemon, eventually
-from shipper.testing.docker_engine import DockerEngine, shell_lines, shell_writer
-from shipper.testing.logs_database import LogsDatabase
-from shipper.testing.machine import Machine
+from support.arrivals import sqlite_rows
+from support.daemon import Daemon, eventually
+from support.docker_engine import DockerEngine, shell_lines, shell_writer
+from support.logs_database import LogsDatabase
+from support.machine import Machine
 
 if TYPE_CHECKING:
     from tests.systemd.conftest import Service

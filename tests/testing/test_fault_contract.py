@@ -14,9 +14,9 @@ from shipper.record import Batch
 from shipper.sink import Sink
 from shipper.testing.batches import make_batch
 from shipper.testing.fault_contract import HttpFaultContract
-from shipper.testing.otlp_server import OtlpServer
 from shipper.testing.rig import Rig
 from sinks.otlp import OtlpConfig, OtlpSink
+from support.otlp_server import OtlpServer
 
 
 @pytest.fixture

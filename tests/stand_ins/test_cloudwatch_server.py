@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +12,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from shipper.testing.cloudwatch_server import (
+from support.cloudwatch_server import (
     ACCESS_KEY,
     BATCH,
     DAY,
@@ -23,7 +21,8 @@ from shipper.testing.cloudwatch_server import (
     SECRET,
     CloudwatchServer,
 )
-from shipper.testing.moto_server import Moto
+from support.moto_server import Moto
+from support.process import serving
 
 NOW = 1_767_323_045.0
 AT = int(NOW * 1000)
@@ -237,15 +236,11 @@ def test_discarding_it_only_counts_and_needs_no_moto() -> None:
 
 
 def test_it_runs_as_a_process_that_tells_its_url() -> None:
-    command = [sys.executable, "-m", "shipper.testing.cloudwatch_server", "--discard"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
+    with serving("cloudwatch_server", "--discard") as url:
         request = urllib.request.Request(url, data=b"{}", method="POST")
         with pytest.raises(urllib.error.HTTPError, match="400") as caught:
             urllib.request.urlopen(request, timeout=10)
         caught.value.close()
-        process.kill()
 
 
 def test_moto_ends_with_whoever_started_it() -> None:

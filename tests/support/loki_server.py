@@ -7,7 +7,7 @@
 
 As the real one it stores the rest of a push of which it refuses a part (400), refuses all or nothing for the tenant's rate
 (429), drops what equals an entry of the stream's current block, and forgets the refusal of any stream but the last of a
-push (``masks``). ``python -m shipper.testing.loki_server [--port N] [--discard]`` runs one, which tells its URL first; with
+push (``masks``). ``python -m support.loki_server [--port N] [--discard]`` runs one, which tells its URL first; with
 ``--discard`` it answers every push at once with 204 and looks at none.
 """
 
@@ -26,8 +26,8 @@ from typing import Any
 import msgspec
 
 from shipper.testing.http_server import HttpServer, Reply, Request
-from shipper.testing.logql import compile_query
-from shipper.testing.loki_wire import Pairs, Pushed, decode, labels_text, protobuf_size
+from support.logql import compile_query
+from support.loki_wire import Pairs, Pushed, decode, labels_text, protobuf_size
 
 _SECOND = 1_000_000_000
 #: Labels from which Loki makes service_name, the first that is there.

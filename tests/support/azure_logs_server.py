@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from shipper.testing.azure_server import AzureServer, Row, cut, seconds_of, serve
 from shipper.testing.http_server import Reply, Request
+from support.azure_server import AzureServer, Row, cut, seconds_of, serve
 
 RULE, STREAM, TABLE = "dcr-00112233445566778899aabbccddeeff", "Custom-Shipper_CL", "Shipper_CL"
 #: Bytes of a request and of a field.

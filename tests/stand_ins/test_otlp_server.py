@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +16,8 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
 
-from shipper.testing.otlp_server import JSON, PROTOBUF, OtlpServer, status
+from support.otlp_server import JSON, PROTOBUF, OtlpServer, status
+from support.process import serving
 
 
 @pytest.fixture
@@ -178,15 +177,6 @@ def test_without_keeping_it_only_counts(kind: str) -> None:
 
 
 def test_runs_as_a_process_of_its_own() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-m", "shipper.testing.otlp_server", "--discard"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        try:
-            body = request("x").SerializeToString()
-            assert (
-                urllib3.request("POST", url + "/v1/logs", body=body, headers={"Content-Type": PROTOBUF}).status == 200
-            )
-        finally:
-            process.terminate()
+    with serving("otlp_server", "--discard") as url:
+        body = request("x").SerializeToString()
+        assert urllib3.request("POST", url + "/v1/logs", body=body, headers={"Content-Type": PROTOBUF}).status == 200

@@ -9,7 +9,7 @@ from typing import Any
 
 import pymysql
 
-from shipper.testing.mariadb import MariaDB
+from support.mariadb import MariaDB
 
 #: MariaDB: no such table. The sink has not made it yet.
 _NO_SUCH_TABLE = 1146

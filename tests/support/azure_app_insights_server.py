@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from shipper.testing.azure_server import AzureServer, Row, cut, seconds_of, serve
 from shipper.testing.http_server import Reply, Request
+from support.azure_server import AzureServer, Row, cut, seconds_of, serve
 
 KEY = "0f0e0d0c-0b0a-4900-8807-060504030201"
 #: Bytes of an item, items of a request, seconds of age, UTF-16 units of a message, a key, a value and an event's name.

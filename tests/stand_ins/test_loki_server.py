@@ -6,8 +6,6 @@ import gzip
 import json
 import re
 import signal
-import subprocess
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,8 +16,9 @@ from typing import Any
 import cramjam
 import pytest
 
-from shipper.testing.logql import compile_query
-from shipper.testing.loki_server import LokiLimits, LokiServer
+from support.logql import compile_query
+from support.loki_server import LokiLimits, LokiServer
+from support.process import first_line, start_module
 
 NOW = 1_767_323_045_000_000_000
 SECOND = 10**9
@@ -499,10 +498,8 @@ def test_counting_alone_keeps_nothing() -> None:
 
 @pytest.mark.parametrize("discard", [True, False])
 def test_as_a_process_it_tells_its_url_first_and_ends_when_told(discard: bool) -> None:
-    command = [sys.executable, "-m", "shipper.testing.loki_server", *(["--discard"] if discard else [])]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
+    with start_module("loki_server", *(["--discard"] if discard else [])) as process:
+        url = first_line(process)
         request = urllib.request.Request(f"{url}/loki/api/v1/push", data=b"not a push", headers={"Content-Type": "x"})
         try:
             with urllib.request.urlopen(request, timeout=20) as answer:

@@ -13,7 +13,7 @@ for a stream that exists. FilterLogEvents is answered here: with pages that are 
         server.script(unavailable(), stored=True)                   # taken, but told otherwise
         server.denied.add("CreateLogGroup")
 
-As a process: ``python -m shipper.testing.cloudwatch_server [--port N] [--discard]`` prints its URL.
+As a process: ``python -m support.cloudwatch_server [--port N] [--discard]`` prints its URL.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from typing import Any
 
 import msgspec
 
-from shipper.testing import aws_signature
 from shipper.testing.http_server import HttpServer, Reply, Request
-from shipper.testing.moto_server import Moto
+from support import aws_signature
+from support.moto_server import Moto
 
 #: Limits of PutLogEvents and FilterLogEvents (their API reference, and the service quotas).
 BATCH, EVENT, OVERHEAD, EVENTS = 1_048_576, 1_048_576, 26, 10_000
@@ -521,7 +521,7 @@ def _check_events(events: list[PutEvent]) -> None:
 
 def main() -> None:
     """Serve until interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m shipper.testing.cloudwatch_server", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m support.cloudwatch_server", description=main.__doc__)
     parser.add_argument("--port", type=int, default=0, help="the port; any free one by default")
     parser.add_argument("--discard", action="store_true", help="count events and keep none, without moto")
     args = parser.parse_args()

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shipper.testing.daemon import with_parent
+from support.daemon import with_parent
 
 IMAGE = "shipper-test:latest"
 #: Applets the image offers beside the shell's own builtins.

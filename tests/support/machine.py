@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Self
 
-from shipper.testing.daemon import eventually, with_parent
+from support.daemon import eventually, with_parent
 
 #: What ``tests/setup.sh`` makes. Never written to: a machine sees it through an overlay.
 TREE = Path("/var/cache/shipper-tests/debian-bookworm")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,11 +11,12 @@ from typing import Any
 import pytest
 import urllib3
 
-from shipper.testing import azure_app_insights_server, azure_logs_server
-from shipper.testing.azure_app_insights_server import KEY, AppInsightsServer
-from shipper.testing.azure_logs_server import RULE, STREAM, AzureLogsServer
-from shipper.testing.azure_server import ASSERTION, CLIENT, QUERY_AUDIENCE, SECRET, TENANT, WORKSPACE, AzureServer
 from shipper.testing.http_server import Reply
+from support import azure_app_insights_server
+from support.azure_app_insights_server import KEY, AppInsightsServer
+from support.azure_logs_server import RULE, STREAM, AzureLogsServer
+from support.azure_server import ASSERTION, CLIENT, QUERY_AUDIENCE, SECRET, TENANT, WORKSPACE, AzureServer
+from support.process import serving
 
 NOW = 1_767_323_045.0
 TIME = "2026-01-02T03:04:05.0000000Z"
@@ -347,17 +346,10 @@ def test_queries_must_begin_as_ours_do(logs: AzureLogsServer, kql: str) -> None:
     assert _query(logs, kql)[0] == 400
 
 
-@pytest.mark.parametrize("module", [azure_app_insights_server, azure_logs_server])
-def test_stand_in_runs_as_a_process_of_its_own(module: Any) -> None:
-    command = [sys.executable, "-m", module.__name__, "--discard"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        try:
-            with urllib3.PoolManager() as pool:
-                assert pool.request("POST", f"{url}/nothing", retries=False).status == 404
-        finally:
-            process.kill()
+@pytest.mark.parametrize("module", ["azure_app_insights_server", "azure_logs_server"])
+def test_stand_in_runs_as_a_process_of_its_own(module: str) -> None:
+    with serving(module, "--discard") as url, urllib3.PoolManager() as pool:
+        assert pool.request("POST", f"{url}/nothing", retries=False).status == 404
 
 
 def test_what_is_discarded_is_counted() -> None:

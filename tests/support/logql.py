@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from shipper.testing.loki_wire import unquoted
+from support.loki_wire import unquoted
 
 _STRING = r'("(?:[^"\\]|\\.)*"|`[^`]*`)'
 _SELECTOR = re.compile(r'\s*\{((?:[^"`}]|"(?:[^"\\]|\\.)*"|`[^`]*`)*)\}\s*')

@@ -1,10 +1,10 @@
 """A stand-in for Elasticsearch, OpenSearch and both Serverless kinds: what a log shipper writes, reads and prepares.
 
 It keeps documents in memory and refuses what the real servers refuse, with their statuses, types and texts: see
-`shipper.testing.elasticsearch_index` for documents, `shipper.testing.elasticsearch_search` for the part of the search
+`support.elasticsearch_index` for documents, `support.elasticsearch_search` for the part of the search
 API that it knows. What it does not know is answered with 400, never ignored.
 
-``python -m shipper.testing.elasticsearch_server [--port N] [--discard]`` runs it alone; its URL is its first output.
+``python -m support.elasticsearch_server [--port N] [--discard]`` runs it alone; its URL is its first output.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 
 import msgspec
 
-from shipper.testing.aws_signature import Key, SignatureError, check
-from shipper.testing.elasticsearch_index import Fault, Index, Stream, builtin_template
-from shipper.testing.elasticsearch_search import Search
 from shipper.testing.http_server import HttpServer, Reply, Request
+from support.aws_signature import Key, SignatureError, check
+from support.elasticsearch_index import Fault, Index, Stream, builtin_template
+from support.elasticsearch_search import Search
 
 FLAVOURS = ("elasticsearch", "opensearch", "elasticsearch_serverless", "opensearch_serverless")
 #: http.max_content_length, of the body once unpacked.

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.testing.elasticsearch_index import Document, Fault, Index, date_nanos_of
 from shipper.testing.http_server import Reply, Request
+from support.elasticsearch_index import Document, Fault, Index, date_nanos_of
 
 if TYPE_CHECKING:
-    from shipper.testing.elasticsearch_server import ElasticsearchServer
+    from support.elasticsearch_server import ElasticsearchServer
 
 _OPTIONS = frozenset(["size", "query", "sort", "track_total_hits", "search_after", "pit"])
 _SORT = frozenset(["order", "numeric_type", "unmapped_type"])

@@ -10,7 +10,7 @@ from typing import cast
 
 import apsw
 
-from shipper.testing.daemon import eventually
+from support.daemon import eventually
 
 
 def difference(written: Iterable[str], arrived: Iterable[str]) -> str:

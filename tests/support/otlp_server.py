@@ -12,7 +12,7 @@ partial success, which has their number and does not name them.
         server.throttle(7)                  # the next request: 429, Retry-After: 7
         server.ids(), server.records()
 
-``python -m shipper.testing.otlp_server [--port N] [--discard]`` serves until it is ended, and prints its URL first.
+``python -m support.otlp_server [--port N] [--discard]`` serves until it is ended, and prints its URL first.
 """
 
 from __future__ import annotations

@@ -10,21 +10,15 @@ from typing import Self
 import urllib3
 
 from shipper.testing.http_server import Request
+from support.process import first_line, start_module
 
 
 class Moto:
     """moto's server as a process of its own; it ends when this process does."""
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "shipper.testing.moto_server"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.url = self._process.stdout.readline().strip()
+        self._process = start_module("moto_server", stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.url = first_line(self._process)
         if not self.url:
             self.close()
             raise RuntimeError("moto did not start; pip install 'moto[server]'")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -13,9 +11,10 @@ from typing import Any
 import pytest
 import urllib3
 
-from shipper.testing.aws_signature import Key, SignatureError, check
-from shipper.testing.elasticsearch_server import FLAVOURS, MAX_ID, ElasticsearchServer
 from shipper.testing.http_server import Request
+from support.aws_signature import Key, SignatureError, check
+from support.elasticsearch_server import FLAVOURS, MAX_ID, ElasticsearchServer
+from support.process import serving
 
 NDJSON = {"Content-Type": "application/x-ndjson"}
 TIME = "2026-01-02T03:04:05.123456789Z"
@@ -436,16 +435,9 @@ def test_field_caps_tell_types_over_all_indices(server: ElasticsearchServer) -> 
 
 def test_discarding_stand_in_counts_and_runs_as_a_process() -> None:
     """As the benchmarks use it."""
-    command = [sys.executable, "-m", "shipper.testing.elasticsearch_server", "--discard"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        url = process.stdout.readline().strip()
+    with serving("elasticsearch_server", "--discard") as url:
         answer = urllib3.request("POST", url + "/a/_bulk", body=lines({"create": {}}, {}), headers=NDJSON)
         assert json.loads(answer.data) == {"errors": False, "items": [{"create": {"status": 201}}]}
-    finally:
-        process.kill()
-        process.communicate()
     with ElasticsearchServer(keep=False) as server:
         ask(server, "POST", "/a/_bulk", lines({"create": {}}, {}, {"create": {}}, {}))
         assert (server.count, server.documents()) == (2, [])
