@@ -24,13 +24,15 @@ class TransformConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class Transform(ABC):
     """Changes or removes records. Called by the reader thread with every batch, in the order of the config.
 
-    ``wants_parse`` says whether batches must be parsed first. Rows that are missing from the result were removed
+    ``wants_parse`` says whether batches must be parsed first. ``masks`` says that records must not leave without it: a
+    record that ``apply`` raises for is then withheld; where it is false, it goes on unchanged and marked. Rows that are missing from the result were removed
     on purpose; the pipeline counts them under the transform's name. Must be a function of the batch alone, so
     that a replay gives the same result.
     """
 
     config: ClassVar[type[TransformConfig]] = TransformConfig
     wants_parse: bool = True
+    masks: bool = True
 
     @abstractmethod
     def __init__(self, config: Any) -> None:

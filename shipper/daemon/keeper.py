@@ -76,7 +76,7 @@ class Keeper:
             log.error("positions cannot be saved; delivery goes on", error=str(error))
             self._health.report("state", "retrying", f"positions cannot be saved: {error}")
         else:
-            if self._health.state("state") == "retrying" and not self._intake.unspilled:
+            if self._health.state("state") == "retrying" and not self._intake.blocked:
                 self._health.report("state", "ok")
         for delivery in self._deliveries.values():
             self._look_at(delivery)

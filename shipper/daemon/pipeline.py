@@ -71,7 +71,7 @@ class Pipeline:
         self._keeper = Keeper(
             parts, self._intake, self._deliveries, self._ledger, clock=clock, metrics=metrics, health=health
         )
-        #: Set when the intake has ended by itself.
+        #: Set when the intake has ended.
         self.finished = self._intake.finished
 
     def start(self) -> None:
@@ -139,6 +139,7 @@ class Pipeline:
         """Count what is not delivered: pending batches, dead letters of this run, unread or unopened sources."""
         return (
             len(self._intake.unspilled)
+            + len(self._intake.unstamped)
             + sum(not delivery.buffer.empty() for delivery in self._deliveries.values())
             + sum(delivery.dead_lettered for delivery in self._deliveries.values())
             + sum(not feed.exhausted for feed in self._intake.feeds)
@@ -148,7 +149,7 @@ class Pipeline:
         """Tell whether everything is delivered, or all that is not has been failing for too long."""
         waiting = [feed for feed in self._intake.feeds if not feed.exhausted]
         pending = [delivery for delivery in self._deliveries.values() if not delivery.buffer.empty()]
-        if not waiting and not pending and not self._intake.unspilled:
+        if not waiting and not pending and not self._intake.blocked:
             return True
         failing = {name for name, delivery in self._deliveries.items() if self._hopeless(delivery.failing_since)}
         blocked = any(name in failing for name in self._parts.router.sinks)

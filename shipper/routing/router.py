@@ -33,12 +33,12 @@ class Router:
 
     def __init__(self, active: Sequence[str], routes: Sequence[RouteConfig]) -> None:
         """Compile the routes' conditions. Raises ConfigError."""
-        self._active = tuple(active)
+        self.active = tuple(active)
         self._routes: list[tuple[Condition, tuple[str, ...]]] = [
             (compile_condition(route.match), route.sinks) for route in routes
         ]
         #: Every sink that a record may go to, in the order of the config.
-        self.sinks = tuple(dict.fromkeys([*self._active, *(sink for _, sinks in self._routes for sink in sinks)]))
+        self.sinks = tuple(dict.fromkeys([*self.active, *(sink for _, sinks in self._routes for sink in sinks)]))
 
     @property
     def wants_parse(self) -> bool:
@@ -50,7 +50,7 @@ class Router:
         if not len(batch):
             return {}
         if not self._routes:
-            return dict.fromkeys(self._active, batch)
+            return dict.fromkeys(self.active, batch)
         rows: dict[str, set[int]] = {}
         unmatched = set(range(len(batch)))
         for condition, sinks in self._routes:
@@ -58,7 +58,7 @@ class Router:
             unmatched.difference_update(matched)
             for sink in sinks:
                 rows.setdefault(sink, set()).update(matched)
-        for sink in self._active:
+        for sink in self.active:
             rows.setdefault(sink, set()).update(unmatched)
         return {
             sink: batch if len(indexes) == len(batch) else batch.select(sorted(indexes))

@@ -55,6 +55,12 @@ DIVERTED = Metric(
     "Lines that the destination took but put aside, such as into a failure store, by reason.",
     ("sink", "reason"),
 )
+FAULTS = Metric(
+    "shipper_faults_total",
+    "counter",
+    "Faults of our own code that were contained, by stage; each cost one record or one attempt, and is logged.",
+    ("stage",),
+)
 DROPPED = Metric(
     "shipper_dropped_total", "counter", "Lines that will never reach a sink, against the user's wish.", ("reason",)
 )
@@ -98,6 +104,7 @@ METRICS = (
     RETRIES,
     MAYBE_DOUBLED,
     DIVERTED,
+    FAULTS,
     DROPPED,
     FILTERED,
     LOST_BYTES,
@@ -151,6 +158,11 @@ class Metrics:
         """Count lines that a destination took but put aside."""
         with self._lock:
             self._add(DIVERTED, (sink, reason), lines)
+
+    def fault(self, stage: str) -> None:
+        """Count a fault of our own code that was contained."""
+        with self._lock:
+            self._add(FAULTS, (stage,), 1)
 
     def dropped(self, reason: str, lines: int) -> None:
         """Count lines that were given up."""

@@ -23,6 +23,7 @@ class FilterTransform(Transform):
     """Removes rows on purpose; the pipeline counts them. Raises ConfigError for a bad condition."""
 
     config = FilterConfig
+    masks = False
 
     def __init__(self, config: FilterConfig) -> None:
         if bool(config.drop) == bool(config.keep):

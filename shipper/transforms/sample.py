@@ -31,6 +31,7 @@ class SampleTransform(Transform):
     """
 
     config = SampleConfig
+    masks = False
 
     def __init__(self, config: SampleConfig) -> None:
         self._limit = int(config.rate * (1 << _BITS))
