@@ -1,8 +1,7 @@
-"""Indices, data streams and mappings of the stand-in: what a document must be like to be taken."""
+"""Indices and mappings of the stand-in: what a document must be like to be taken."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -37,27 +36,7 @@ class Document(msgspec.Struct):
     terms: dict[str, list[Any]]
 
 
-class Stream(msgspec.Struct):
-    """A data stream: the last of its backing indices is written to."""
-
-    name: str
-    template: Mapping[str, Any]
-    backing: list[str] = []
-    failures: list[dict[str, Any]] = []
-
-
 _orders = itertools.count()
-
-
-@functools.cache
-def builtin_template() -> dict[str, Any]:
-    """Give what Elasticsearch has for ``logs-*-*`` out of the box, as far as it matters here."""
-    return {
-        "index_patterns": ["logs-*-*"],
-        "priority": 100,
-        "data_stream": {},
-        "template": {"mappings": {"properties": {"@timestamp": {"type": "date"}}, "all_strings_to_keywords": True}},
-    }
 
 
 class Index:

@@ -6,25 +6,24 @@ A clause, option or field that is not listed here is refused with 400, so that t
 from __future__ import annotations
 
 import bisect
-import fnmatch
 import functools
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from shipper.testing.http_server import Reply, Request
+from shipper.testing.http_server import Request
+from support.elasticsearch_cluster import Cluster
 from support.elasticsearch_index import Document, Fault, Index, date_nanos_of
-
-if TYPE_CHECKING:
-    from support.elasticsearch_server import ElasticsearchServer
 
 _OPTIONS = frozenset(["size", "query", "sort", "track_total_hits", "search_after", "pit"])
 _SORT = frozenset(["order", "numeric_type", "unmapped_type"])
 
 Test = Callable[[Index, Document], bool]
 Row = tuple[list[Any], Index, Document]
+#: A status and what is told with it.
+Answer = tuple[int, dict[str, Any]]
 
 
 class _Point(msgspec.Struct):
@@ -35,10 +34,10 @@ class _Point(msgspec.Struct):
 
 
 class Search:
-    """Answers searches of one server. ``page`` is ``index.max_result_window``."""
+    """Answers searches of one cluster. ``page`` is ``index.max_result_window``."""
 
-    def __init__(self, server: ElasticsearchServer, page: int) -> None:
-        self._server = server
+    def __init__(self, cluster: Cluster, page: int) -> None:
+        self._cluster = cluster
         self._page = page
         self._pits: dict[str, _Point] = {}
         self._names = itertools.count(1)
@@ -54,9 +53,9 @@ class Search:
         """Forget all points in time, as after their keep_alive."""
         self._pits.clear()
 
-    def routed(self, request: Request, parts: list[str]) -> Reply:
-        """Answer a request that reads."""
-        elastic = self._server.elastic
+    def routed(self, request: Request, parts: list[str]) -> Answer:
+        """Answer a request that reads, or raise Fault."""
+        elastic = self._cluster.elastic
         pit = ["_pit"] if elastic else ["_search", "point_in_time"]
         if request.method == "POST" and parts[1:] == pit:
             return self._open(request, parts[0])
@@ -72,33 +71,25 @@ class Search:
             f"request [{request.path}] contains unrecognized parameters or is not known to this stand-in",
         )
 
-    def _indices(self, pattern: str) -> list[Index]:
-        server = self._server
-        names = [name for name in server.indices if not name.startswith(".") and fnmatch.fnmatch(name, pattern)]
-        for name, stream in server.streams.items():
-            if fnmatch.fnmatch(name, pattern):
-                names += stream.backing
-        if not names and "*" not in pattern:
-            raise Fault(404, "index_not_found_exception", f"no such index [{pattern}]")
-        return [server.indices[name] for name in names]
-
-    def _open(self, request: Request, pattern: str) -> Reply:
+    def _open(self, request: Request, pattern: str) -> Answer:
         if "keep_alive" not in request.query:
             text = "Validation Failed: 1: [keep_alive] is not specified;"
             raise Fault(400, "action_request_validation_exception", text)
         name = f"pit-{next(self._names)}"
         # A point in time: what comes later is not in it.
-        self._pits[name] = _Point([(index, list(index.documents.values())) for index in self._indices(pattern)])
-        return self._server.reply(200, {"id" if self._server.elastic else "pit_id": name})
+        self._pits[name] = _Point(
+            [(index, list(index.documents.values())) for index in self._cluster.matching(pattern)]
+        )
+        return 200, {"id" if self._cluster.elastic else "pit_id": name}
 
-    def _close(self, request: Request) -> Reply:
+    def _close(self, request: Request) -> Answer:
         body = msgspec.json.decode(request.content())
-        names = [body["id"]] if self._server.elastic else body["pit_id"]
+        names = [body["id"]] if self._cluster.elastic else body["pit_id"]
         freed = sum(self._pits.pop(name, None) is not None for name in names)
-        return self._server.reply(200 if freed else 404, {"succeeded": True, "num_freed": freed})
+        return 200 if freed else 404, {"succeeded": True, "num_freed": freed}
 
-    def _field_caps(self, request: Request, pattern: str) -> Reply:
-        indices = self._indices(pattern)
+    def _field_caps(self, request: Request, pattern: str) -> Answer:
+        indices = self._cluster.matching(pattern)
         fields: dict[str, dict[str, Any]] = {}
         for name in request.query["fields"].split(","):
             kinds = {index.type_of(name) or "unmapped" for index in indices}
@@ -106,9 +97,9 @@ class Search:
                 if request.query.get("include_unmapped") != "true":
                     kinds.discard("unmapped")
                 fields[name] = {kind: {"type": kind, "searchable": True, "aggregatable": True} for kind in kinds}
-        return self._server.reply(200, {"indices": [index.name for index in indices], "fields": fields})
+        return 200, {"indices": [index.name for index in indices], "fields": fields}
 
-    def _searched(self, body: dict[str, Any]) -> Reply:
+    def _searched(self, body: dict[str, Any]) -> Answer:
         if unknown := set(body) - _OPTIONS:
             raise Fault(400, "parsing_exception", f"Unknown key for a START_OBJECT in [{unknown.pop()}].")
         size = body["size"]
@@ -122,7 +113,7 @@ class Search:
         rows = self._rows(self._pits[name], body["query"], sorts)
         after = body.get("search_after")
         if after is not None:
-            if len(after) not in {len(sorts), len(sorts) + self._server.elastic}:
+            if len(after) not in {len(sorts), len(sorts) + self._cluster.elastic}:
                 text = f"search_after has {len(after)} value(s) but sort has {len(sorts)}."
                 raise Fault(400, "illegal_argument_exception", text)
             key = _order([order for _, order in sorts], len(after))
@@ -136,7 +127,7 @@ class Search:
         failed, self.failed_shards = self.failed_shards, 0
         shards = {"total": len(self._pits[renamed].indices) + failed, "failed": failed}
         told = {"took": 1, "timed_out": False, "pit_id": renamed, "_shards": shards}
-        return self._server.reply(200, {**told, "hits": {"max_score": None, "hits": hits}})
+        return 200, {**told, "hits": {"max_score": None, "hits": hits}}
 
     def _rows(self, point: _Point, query: dict[str, Any], sorts: list[tuple[str, int]]) -> list[Row]:
         """Give all that matches, in order; pages of one search share the work."""
@@ -148,7 +139,7 @@ class Search:
                 for document in documents:
                     if test(index, document):
                         key = [_key(index, document, field) for field, _ in sorts]
-                        if self._server.elastic:  # it adds a tiebreak of its own to every search of a point in time
+                        if self._cluster.elastic:  # it adds a tiebreak of its own to every search of a point in time
                             key.append((shard << 32) + document.order)
                         rows.append((key, index, document))
             order = _order([order for _, order in sorts])

@@ -1,8 +1,8 @@
 """A stand-in for Elasticsearch, OpenSearch and both Serverless kinds: what a log shipper writes, reads and prepares.
 
 It keeps documents in memory and refuses what the real servers refuse, with their statuses, types and texts: see
-`support.elasticsearch_index` for documents, `support.elasticsearch_search` for the part of the search
-API that it knows. What it does not know is answered with 400, never ignored.
+`support.elasticsearch_index` for documents, `support.elasticsearch_cluster` for where they go, and
+`support.elasticsearch_search` for the part of the search API that it knows. What it does not know is answered with 400, never ignored.
 
 ``python -m support.elasticsearch_server [--port N] [--discard]`` runs it alone; its URL is its first output.
 """
@@ -12,18 +12,18 @@ from __future__ import annotations
 import argparse
 import base64
 import fnmatch
-import re
 import ssl
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from shipper.testing.http_server import HttpServer, Reply, Request
 from support.aws_signature import Key, SignatureError, check
-from support.elasticsearch_index import Fault, Index, Stream, builtin_template
+from support.elasticsearch_cluster import Cluster
+from support.elasticsearch_index import Fault, Index
 from support.elasticsearch_search import Search
 
 FLAVOURS = ("elasticsearch", "opensearch", "elasticsearch_serverless", "opensearch_serverless")
@@ -34,7 +34,6 @@ MAX_ID = 512
 _LOGIN = {"WWW-Authenticate": 'Basic realm="security" charset="UTF-8"'}
 _BULK_TYPES = frozenset(["application/x-ndjson", "application/json"])
 _OPS = frozenset(["create", "index"])
-_NAME = re.compile(r"[^A-Z\\/*?\"<>| ,#:]+")
 
 
 class ItemFault(msgspec.Struct):
@@ -82,16 +81,15 @@ class ElasticsearchServer(HttpServer):
         self.version = version or ("9.1.2" if self.elastic else "2.19.1")
         self.max_content, self.failure_store, self.auto_create = max_content, failure_store, auto_create
         self.refuse = tuple(refuse)
-        self.indices: dict[str, Index] = {}
-        self.streams: dict[str, Stream] = {}
-        self.templates: dict[str, dict[str, Any]] = {}
+        self.cluster = Cluster(elastic=self.elastic)
+        self.indices, self.streams, self.templates = self.cluster.indices, self.cluster.streams, self.cluster.templates
         self.policies: dict[str, dict[str, Any]] = {}
         self.lifecycles: dict[str, dict[str, Any]] = {}
         self.pipelines: set[str] = set()
         self.faults: list[ItemFault] = []
         #: The reason and status of a cluster block, as at the flood stage of a disk.
         self.block: tuple[int, str] | None = None
-        self.search = Search(self, page)
+        self.search = Search(self.cluster, page)
         self._login = (api_key, basic, bearer, sigv4)
         super().__init__(tls=tls, port=port)
 
@@ -122,7 +120,7 @@ class ElasticsearchServer(HttpServer):
 
     def rollover(self, name: str) -> None:
         """Give a data stream a new backing index to write to."""
-        self._new_backing(self.streams[name])
+        self.cluster.rollover(name)
 
     def fail(self, part: str, status: int, kind: str, reason: str, *, times: int = 1) -> None:
         """Refuse the next ``times`` documents whose text has ``part``."""
@@ -206,7 +204,7 @@ class ElasticsearchServer(HttpServer):
             return self._privileges(request)
         if parts == ["_nodes", "http"] and not self.serverless:
             return self.reply(200, {"nodes": {"n1": {"http": {"max_content_length_in_bytes": self.max_content}}}})
-        return self.search.routed(request, parts)
+        return self.reply(*self.search.routed(request, parts))
 
     def _about(self) -> Reply:
         if self.flavour == "opensearch_serverless":
@@ -367,7 +365,7 @@ class ElasticsearchServer(HttpServer):
             )
         if pipeline and pipeline not in self.pipelines:
             raise Fault(400, "illegal_argument_exception", f"pipeline with id [{pipeline}] does not exist")
-        place, stream = self._place(index)
+        place, stream = self.cluster.target(index, create=self.auto_create)
         if stream is not None and op != "create":
             text = "only write ops with an op_type of create are allowed in data streams"
             raise Fault(400, "illegal_argument_exception", text)
@@ -381,37 +379,6 @@ class ElasticsearchServer(HttpServer):
         place.add(name, document, replace=op == "index")
         self.count += 1
         return {"_index": place.name}
-
-    def _place(self, name: str) -> tuple[Index, Stream | None]:
-        """Give the index that a document of this name goes to, made if need be."""
-        if name in self.streams:
-            stream = self.streams[name]
-            return self.indices[stream.backing[-1]], stream
-        if name in self.indices:
-            return self.indices[name], None
-        if not _NAME.fullmatch(name) or name[0] in "-_+":
-            raise Fault(400, "invalid_index_name_exception", f"Invalid index name [{name}], must be lowercase")
-        if not self.auto_create:
-            text = f"no such index [{name}] and [action.auto_create_index] is [false]"
-            raise Fault(404, "index_not_found_exception", text)
-        template = self._matching(name)
-        if "data_stream" in template:
-            stream = self.streams[name] = Stream(name, template)
-            self._new_backing(stream)
-            return self.indices[stream.backing[-1]], stream
-        self.indices[name] = Index(name, template)
-        return self.indices[name], None
-
-    def _matching(self, name: str) -> Mapping[str, Any]:
-        known = [one for one in self.templates.values() if any(fnmatch.fnmatch(name, p) for p in one["index_patterns"])]
-        if self.elastic and fnmatch.fnmatch(name, "logs-*-*"):
-            known.append(builtin_template())
-        return max(known, key=lambda one: int(one.get("priority", 0)), default={})
-
-    def _new_backing(self, stream: Stream) -> None:
-        name = f".ds-{stream.name}-{len(stream.backing) + 1:06d}"
-        stream.backing.append(name)
-        self.indices[name] = Index(name, stream.template)
 
 
 def _filtered(told: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
