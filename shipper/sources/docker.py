@@ -22,9 +22,10 @@ from shipper.source import SourceConfig, SourceContext
 from shipper.tailing.container import Container, Selection
 from shipper.tailing.dockerjson import DockerLines
 from shipper.tailing.engine import TailSource
-from shipper.tailing.join import Joiner
-from shipper.tailing.rotation import Sibling
-from shipper.tailing.tail import Log, Tail
+from shipper.tailing.fileset import FileSet
+from shipper.tailing.joiner import Joiner
+from shipper.tailing.sibling import Sibling
+from shipper.tailing.tailedfile import TailedFile
 from shipper.tailing.traces import open_trace
 from shipper.tailing.watch import Watch
 from shipper.telemetry.logs import own_container_id
@@ -63,8 +64,8 @@ class DockerSource(TailSource):
     """Follows all containers of one data root."""
 
     config: ClassVar[type[SourceConfig]] = DockerConfig
-    carries = True
-    linger = 0.0
+    joins_across_rotation = True
+    rotate_wait = 0.0
     # A json-file line holds at most 16 KiB of text, six times that when all of it is escaped, and the attributes.
     max_line = 8 << 20
 
@@ -76,11 +77,11 @@ class DockerSource(TailSource):
         self._containers: dict[str, Container] = {}
         self._lines: dict[str, DockerLines] = {}
         self._root_seen = 0
-        self._own: str | None = None
+        self._own_container: str | None = None
 
     def open(self, context: SourceContext) -> None:
         """See `Source.open`."""
-        self._own = own_container_id()
+        self._own_container = own_container_id()
         super().open(context)
 
     def start_watch(self, context: SourceContext) -> Watch:
@@ -90,7 +91,7 @@ class DockerSource(TailSource):
             watch.add(self._root, recursive=True)
         return watch
 
-    def discover(self) -> list[Log]:
+    def discover(self) -> list[FileSet]:
         """See `TailSource.discover`."""
         now = time.time_ns()
         self._take_opened()
@@ -102,40 +103,40 @@ class DockerSource(TailSource):
                 self._root_seen = seen if now - seen > _TICK_NS else -1
                 with os.scandir(self._root) as entries:
                     for entry in entries:
-                        if _ID.fullmatch(entry.name) and entry.name not in self.logs:
-                            self.log_for(entry.name)
+                        if _ID.fullmatch(entry.name) and entry.name not in self.filesets:
+                            self.fileset_for(entry.name)
             self._unreadable.pop(self._root, None)
         except OSError as error:
             self._report(self._root, error)
         changed = []
-        for log in self.logs.values():
+        for fileset in self.filesets.values():
             try:
-                mtime = os.stat(log.path).st_mtime_ns
+                mtime = os.stat(fileset.path).st_mtime_ns
             except FileNotFoundError:
                 mtime = 0
             except OSError as error:
-                self._report(log.path, error)
+                self._report(fileset.path, error)
                 continue
-            if log.signature != (mtime,) or log.spare:
-                log.signature = (mtime if now - mtime > _TICK_NS else -1,)
-                container = self._containers[log.name]
-                container.refresh(os.path.join(log.path, "config.v2.json"))
-                log.ended = not container.running or mtime == 0
-                if log.ended:
-                    self._timed[log] = None
-                if self.wanted(log):
-                    changed.append(log)
+            if fileset.signature != (mtime,) or fileset.seized:
+                fileset.signature = (mtime if now - mtime > _TICK_NS else -1,)
+                container = self._containers[fileset.name]
+                container.refresh(os.path.join(fileset.path, "config.v2.json"))
+                fileset.writer_ended = not container.running or mtime == 0
+                if fileset.writer_ended:
+                    self._awaiting_timer[fileset] = None
+                if self.wanted(fileset):
+                    changed.append(fileset)
         return changed
 
-    def siblings(self, log: Log) -> list[Sibling]:
+    def siblings(self, fileset: FileSet) -> list[Sibling]:
         """See `Rotation.siblings`."""
-        base = log.name + _SUFFIX
+        base = fileset.name + _SUFFIX
         numbered: dict[int, Sibling] = {}
         live = []
-        for name in os.listdir(log.path):
+        for name in os.listdir(fileset.path):
             if not name.startswith(base):
                 continue
-            path = os.path.join(log.path, name)
+            path = os.path.join(fileset.path, name)
             if name == base:
                 live.append(Sibling(path, live=True, archive=False))
                 continue
@@ -147,64 +148,64 @@ class DockerSource(TailSource):
         files = [numbered[number] for number in sorted(numbered, reverse=True)] + live
         return [file for file in files if file.path not in self._context.own_paths]
 
-    def log_for(self, name: str) -> Log:
-        """See `Rotation.log_for`."""
-        log = self.logs.get(name)
-        if log is None:
+    def fileset_for(self, name: str) -> FileSet:
+        """See `Rotation.fileset_for`."""
+        fileset = self.filesets.get(name)
+        if fileset is None:
             joiner = Joiner(
                 open_trace=open_trace,
                 rule="fallback" if self.parser == "fallback" else "trace" if self.parser != "plain" else None,
                 max_bytes=self._selected.max_line_bytes,
             )
-            log = self.logs[name] = Log(name, os.path.join(self._root, name), joiner)
+            fileset = self.filesets[name] = FileSet(name, os.path.join(self._root, name), joiner)
             container = Container(
                 name, source=self._context.name, host=self._context.host, labels=self._selected.labels
             )
             self._containers[name] = container
             self._lines[name] = DockerLines(container)
-        return log
+        return fileset
 
-    def begin(self, log: Log, tail: Tail) -> None:
+    def begin(self, fileset: FileSet, file: TailedFile) -> None:
         """See `TailSource.begin`."""
-        self._lines[log.name].begin(tail)
+        self._lines[fileset.name].begin(file)
 
-    def decode(self, log: Log, tail: Tail, block: bytes) -> Batch | None:
+    def decode(self, fileset: FileSet, file: TailedFile, block: bytes) -> Batch | None:
         """See `TailSource.decode`."""
-        return self._lines[log.name].decode(tail, block, log.joiner)
+        return self._lines[fileset.name].decode(file, block, fileset.joiner)
 
-    def piece(self, log: Log, tail: Tail, piece: bytes, *, last: bool) -> None:  # noqa: ARG002 - see the base
-        """See `TailSource.piece`."""
-        self._lines[log.name].feed_line(tail, piece, tail.position, log.joiner)
+    def decode_partial(self, fileset: FileSet, file: TailedFile, piece: bytes, *, last: bool) -> None:  # noqa: ARG002 - see the base
+        """See `TailSource.decode_partial`."""
+        self._lines[fileset.name].feed_line(file, piece, file.position, fileset.joiner)
 
-    def may_finish(self, log: Log) -> bool:
+    def may_finish(self, fileset: FileSet) -> bool:
         """See `TailSource.may_finish`: a line of JSON that is not whole is being written, or was torn."""
-        return log.ended
+        return fileset.writer_ended
 
-    def uid(self, log: Log, tail: Tail, head: bytes) -> str:  # noqa: ARG002 - see the base
+    def uid(self, fileset: FileSet, file: TailedFile, head: bytes) -> str:  # noqa: ARG002 - see the base
         """See `TailSource.uid`."""
-        return log.name
+        return fileset.name
 
-    def wanted(self, log: Log) -> bool:
+    def wanted(self, fileset: FileSet) -> bool:
         """See `TailSource.wanted`. The daemon's own container never is: each line read would make another."""
-        if self._own is not None and log.name.startswith(self._own):
+        if self._own_container is not None and fileset.name.startswith(self._own_container):
             return False
-        container = self._containers[log.name]
+        container = self._containers[fileset.name]
         include, exclude = self._selected.include, self._selected.exclude
         return (not include or include.matches(container)) and not (exclude and exclude.matches(container))
 
     def _take_opened(self) -> None:
-        assert self._watch is not None or not self.logs
+        assert self._watch is not None or not self.filesets
         while self._watch is not None and self._watch.opened:
             path, fd, config = self._watch.opened.popleft()
             name = os.path.basename(path).removesuffix(_SUFFIX)
             if not _ID.fullmatch(name):
                 os.close(fd)
                 continue
-            log = self.log_for(name)
+            fileset = self.fileset_for(name)
             if config and not self._containers[name].known:
                 self._containers[name].load(config)
-            if self.wanted(log):
-                log.spare.append((path, fd))
+            if self.wanted(fileset):
+                fileset.seized.append((path, fd))
             else:
                 os.close(fd)
 

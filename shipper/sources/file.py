@@ -25,10 +25,11 @@ from shipper.errors import ConfigError
 from shipper.record import Resource
 from shipper.source import SourceConfig, SourceContext
 from shipper.tailing.engine import TailSource
-from shipper.tailing.join import Joiner
+from shipper.tailing.fileset import FileSet
+from shipper.tailing.joiner import Joiner
 from shipper.tailing.plainlines import PlainLines, encode_newline, resources
-from shipper.tailing.rotation import Sibling
-from shipper.tailing.tail import Log, Tail
+from shipper.tailing.sibling import Sibling
+from shipper.tailing.tailedfile import TailedFile
 from shipper.tailing.traces import open_trace
 from shipper.tailing.watch import Watch
 
@@ -86,10 +87,10 @@ class FileSource(TailSource):
         self._settings = config
         self._lines: dict[str, PlainLines] = {}
         self._listings: dict[str, _Listing] = {}
-        self._named: set[str] = set()
-        self._globbed: dict[str, tuple[int, list[str]]] = {}
+        self._wanted_paths: set[str] = set()
+        self._glob_matches: dict[str, tuple[int, list[str]]] = {}
         try:
-            self.holes = len(encode_newline(config.encoding)) == 1
+            self.nuls_are_holes = len(encode_newline(config.encoding)) == 1
         except LookupError:
             raise ConfigError(
                 f"encoding: {config.encoding!r} is not a known character encoding; take utf-8, latin-1 or utf-16"
@@ -99,32 +100,32 @@ class FileSource(TailSource):
         """See `TailSource.start_watch`."""
         return Watch(context.wake, enabled=not context.once)
 
-    def discover(self) -> list[Log]:
+    def discover(self) -> list[FileSet]:
         """See `TailSource.discover`."""
         for pattern in self._settings.include:
             for path in self._expand(pattern):
                 self._add(path)
         changed = []
-        for log in self.logs.values():
-            directory, name = os.path.split(log.path)
+        for fileset in self.filesets.values():
+            directory, name = os.path.split(fileset.path)
             try:
                 groups = self._list(directory)
             except FileNotFoundError:
                 groups = {}
-                log.gone = True
+                fileset.directory_gone = True
             except OSError as error:
                 self._report(directory, error)
                 continue
             files = groups.get(name, ())
             signature = tuple(hash(file) for file in files)
-            if signature != log.signature or (log.first_scan and files):
-                log.signature = signature
-                changed.append(log)
+            if signature != fileset.signature or (fileset.first_scan and files):
+                fileset.signature = signature
+                changed.append(fileset)
         return changed
 
-    def siblings(self, log: Log) -> list[Sibling]:
+    def siblings(self, fileset: FileSet) -> list[Sibling]:
         """See `Rotation.siblings`."""
-        directory, name = os.path.split(log.path)
+        directory, name = os.path.split(fileset.path)
         files = []
         live = []
         for file, _ in self._list(directory).get(name, ()):
@@ -145,13 +146,13 @@ class FileSource(TailSource):
                 files.append((age, -int(number[1]) if number else 0, sibling))
         return [sibling for _, _, sibling in sorted(files)] + live
 
-    def log_for(self, name: str) -> Log:
-        """See `Rotation.log_for`."""
-        log = self.logs.get(name)
-        if log is None:
+    def fileset_for(self, name: str) -> FileSet:
+        """See `Rotation.fileset_for`."""
+        fileset = self.filesets.get(name)
+        if fileset is None:
             settings = self._settings
             joiner = Joiner(open_trace=open_trace, rule=None, max_bytes=settings.max_line_bytes)
-            log = self.logs[name] = Log(name, name, joiner)
+            fileset = self.filesets[name] = FileSet(name, name, joiner)
             attributes = {"log.file.path": name, "host.name": self._context.host}
             if settings.service:
                 attributes["service.name"] = settings.service
@@ -164,19 +165,19 @@ class FileSource(TailSource):
             )
             if self._watch is not None:
                 self._watch.add(os.path.dirname(name) or ".", recursive=False)
-        return log
+        return fileset
 
-    def wanted(self, log: Log) -> bool:
+    def wanted(self, fileset: FileSet) -> bool:
         """See `TailSource.wanted`. A log that has only rotated files left is named by the globs, not found by them."""
-        if self._excluded(log.path):
+        if self._excluded(fileset.path):
             return False
-        if log.path not in self._named:
-            if not any(_named_by(os.path.abspath(pattern), log.path) for pattern in self._settings.include):
+        if fileset.path not in self._wanted_paths:
+            if not any(_matches_glob(os.path.abspath(pattern), fileset.path) for pattern in self._settings.include):
                 return False
-            self._named.add(log.path)
+            self._wanted_paths.add(fileset.path)
         return True
 
-    def first_offset(self, log: Log, data: Bytes) -> int:  # noqa: ARG002 - see the base
+    def first_offset(self, fileset: FileSet, data: Bytes) -> int:  # noqa: ARG002 - see the base
         """See `Rotation.first_offset`."""
         if self._settings.start_position == "beginning" or self._polled:
             return 0
@@ -186,45 +187,45 @@ class FileSource(TailSource):
         start = max(0, position - _BACK)
         newline = data.read(start, position - start).rfind(b"\n")
         # A last line without its newline is still being written: it is not of the past.
-        return start + newline + 1 if newline >= 0 and self.holes else position
+        return start + newline + 1 if newline >= 0 and self.nuls_are_holes else position
 
-    def begin(self, log: Log, tail: Tail) -> None:
+    def begin(self, fileset: FileSet, file: TailedFile) -> None:
         """See `TailSource.begin`."""
-        self._lines[log.name].begin(tail)
+        self._lines[fileset.name].begin(file)
 
-    def decode(self, log: Log, tail: Tail, block: bytes) -> Batch | None:
+    def decode(self, fileset: FileSet, file: TailedFile, block: bytes) -> Batch | None:
         """See `TailSource.decode`."""
-        return self._lines[log.name].decode(tail, block, log.joiner)
+        return self._lines[fileset.name].decode(file, block, fileset.joiner)
 
-    def piece(self, log: Log, tail: Tail, piece: bytes, *, last: bool) -> None:
-        """See `TailSource.piece`."""
-        self._lines[log.name].feed_piece(tail, piece, log.joiner, last=last)
+    def decode_partial(self, fileset: FileSet, file: TailedFile, piece: bytes, *, last: bool) -> None:
+        """See `TailSource.decode_partial`."""
+        self._lines[fileset.name].feed_piece(file, piece, fileset.joiner, last=last)
 
-    def cut(self, tail: Tail, block: bytes) -> int:
-        """See `TailSource.cut`."""
-        if self.holes:
+    def end_of_lines(self, file: TailedFile, block: bytes) -> int:
+        """See `TailSource.end_of_lines`."""
+        if self.nuls_are_holes:
             return block.rfind(b"\n") + 1
-        return next(iter(self._lines.values())).cut(tail, block)
+        return next(iter(self._lines.values())).end_of_lines(file, block)
 
-    def uid(self, log: Log, tail: Tail, head: bytes) -> str:  # noqa: ARG002 - see the base
+    def uid(self, fileset: FileSet, file: TailedFile, head: bytes) -> str:  # noqa: ARG002 - see the base
         """See `TailSource.uid`: device, inode and the first line tell a file from all others."""
         first = head[:_FIRST_LINE].partition(b"\n")[0]
-        return xxh3_128_hexdigest(b"%d:%d:%b" % (*tail.identity, first))
+        return xxh3_128_hexdigest(b"%d:%d:%b" % (*file.identity, first))
 
     def _excluded(self, path: str) -> bool:
         return any(fnmatchcase(path, pattern) for pattern in self._settings.exclude)
 
     def _add(self, path: str) -> None:
         path = os.path.abspath(path)
-        if path in self._named or self._excluded(path) or os.path.realpath(path) in self._context.own_paths:
+        if path in self._wanted_paths or self._excluded(path) or os.path.realpath(path) in self._context.own_paths:
             return
         match = _ROTATED.fullmatch(path)
-        if match is not None and path not in self.logs:
+        if match is not None and path not in self.filesets:
             base = match["base"]
-            if base in self.logs or os.path.exists(base):
+            if base in self.filesets or os.path.exists(base):
                 path = base
-        self._named.add(path)
-        self.log_for(path)
+        self._wanted_paths.add(path)
+        self.fileset_for(path)
 
     def _expand(self, pattern: str) -> list[str]:
         """Give the files that a glob names; a directory is only listed again when it changed."""
@@ -239,11 +240,11 @@ class FileSource(TailSource):
             mtime = os.stat(directory or ".").st_mtime_ns
         except OSError:
             return []
-        known = self._globbed.get(pattern)
+        known = self._glob_matches.get(pattern)
         if known is None or known[0] != mtime:
             paths = [path for path in glob.glob(pattern) if os.path.isfile(path)]
             known = (mtime if time.time_ns() - mtime > _TICK_NS else -1, paths)
-            self._globbed[pattern] = known
+            self._glob_matches[pattern] = known
             if self._watch is not None:
                 self._watch.add(directory or ".", recursive=False)
         return known[1]
@@ -281,7 +282,7 @@ class FileSource(TailSource):
         for name, inode in names.items():
             match = _ROTATED.fullmatch(name)
             base = match["base"] if match is not None else name
-            if os.path.join(directory, name) in self.logs:
+            if os.path.join(directory, name) in self.filesets:
                 base = name
             elif base != name and base.removesuffix(".gz") in names:
                 base = base.removesuffix(".gz")
@@ -301,7 +302,7 @@ def _fixed(pattern: str) -> str:
     return directory or "."
 
 
-def _named_by(pattern: str, path: str) -> bool:
+def _matches_glob(pattern: str, path: str) -> bool:
     """Tell whether a glob names a path, without looking at the disk."""
     parts = path.split("/")
 

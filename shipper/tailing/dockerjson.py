@@ -21,13 +21,13 @@ from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
 from shipper.native import compiled
 from shipper.record import Batch
-from shipper.tailing.join import Row
+from shipper.tailing.joiner import PendingRecord
 from shipper.tailing.traces import may_contain_lines
 
 if TYPE_CHECKING:
     from shipper.tailing.container import Container
-    from shipper.tailing.join import Joiner
-    from shipper.tailing.tail import Tail
+    from shipper.tailing.joiner import Joiner
+    from shipper.tailing.tailedfile import TailedFile
 
 #: A fragment of Docker's is at least this long; a shorter one was the process's last words.
 FRAGMENT_BYTES = 16384
@@ -46,7 +46,7 @@ _SECONDS_KEPT = 4096
 _Columns = tuple[list[int], list[str], str | list[str], list[int], list[int], bool]
 
 
-class Line(msgspec.Struct, gc=False):
+class JsonFileLine(msgspec.Struct, gc=False):
     """A json-file line; ``attrs`` is only looked at when a name is needed."""
 
     log: str = ""
@@ -74,59 +74,59 @@ class DockerLines:
     def __init__(self, container: Container) -> None:
         self._container = container
         self._seed = xxh3_64_intdigest(container.id.encode())
-        self._decoder = msgspec.json.Decoder(Line)
+        self._decoder = msgspec.json.Decoder(JsonFileLine)
         self._integers = msgspec.json.Decoder(list[int])
         self._seconds = _Seconds()
 
-    def begin(self, tail: Tail) -> None:
+    def begin(self, file: TailedFile) -> None:
         """Rebuild the run of equal times that reading continues."""
         window = LOOKBACK
-        while not self._look_back(tail, window) and window < LOOKBACK_MOST:
+        while not self._look_back(file, window) and window < LOOKBACK_MOST:
             window *= 4
         if not self._container.known:
-            first = tail.data.read(0, LOOKBACK).lstrip(b"\0").partition(b"\n")[0]
+            first = file.data.read(0, LOOKBACK).lstrip(b"\0").partition(b"\n")[0]
             try:
                 self._container.tagged(msgspec.json.decode(first, type=_Tagged).attrs.get("tag", ""))
             except msgspec.MsgspecError:
                 return
 
-    def _look_back(self, tail: Tail, window: int) -> bool:
+    def _look_back(self, file: TailedFile, window: int) -> bool:
         """Rebuild the run from the bytes before the position; tell whether its beginning was among them."""
-        tail.run_stamp, tail.run = 0, {}
-        start = max(0, tail.position - window)
-        lines = tail.data.read(start, tail.position - start).split(b"\n")[:-1]
+        file.run_time, file.run = 0, {}
+        start = max(0, file.position - window)
+        lines = file.data.read(start, file.position - start).split(b"\n")[:-1]
         runs = 0
         for raw in lines[1:] if start else lines:
             stripped = raw.lstrip(b"\0") + b"\n"
             line = self._line(stripped)
-            stamp = tail.run_stamp if line is None else self._time(line.time)
-            runs += stamp != tail.run_stamp
-            self._distinct(tail, stripped, stamp)
+            stamp = file.run_time if line is None else self._parse_time(line.time)
+            runs += stamp != file.run_time
+            self._distinct(file, stripped, stamp)
         return start == 0 or runs > 1
 
-    def decode(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
+    def decode(self, file: TailedFile, block: bytes, joiner: Joiner) -> Batch | None:
         """Give a batch of the block's lines, or feed the joiner and give None."""
-        if joiner.holding or tail.skips:
-            return self._feed(tail, block, joiner)
+        if joiner.holding or file.skips:
+            return self._feed(file, block, joiner)
         columns: _Columns | None = None
         if compiled is not None:
-            columns = compiled.docker_lines(block, tail.position, self._seed)
+            columns = compiled.docker_lines(block, file.position, self._seed)
         if columns is None:
-            columns = self._columns(block, tail.position)
+            columns = self._columns(block, file.position)
         if columns is None:
-            return self._feed(tail, block, joiner)
+            return self._feed(file, block, joiner)
         stamps, raws, streams, offsets, hashes, later = columns
         tty = self._container.tty
         # A terminal ends every line with a carriage return; where nobody says what it is, the first line tells.
         if tty or (tty is None and raws[0].endswith("\r")):
             raws = [text.removesuffix("\r") for text in raws]
         if joiner.rule is not None and may_contain_lines(raws):
-            return self._feed(tail, block, joiner)
-        if later and stamps[0] != tail.run_stamp:
-            tail.run_stamp, tail.run = stamps[-1], {block[offsets[-1] - tail.position :]: 0}
+            return self._feed(file, block, joiner)
+        if later and stamps[0] != file.run_time:
+            file.run_time, file.run = stamps[-1], {block[offsets[-1] - file.position :]: 0}
         else:
             for index, (stamp, line) in enumerate(zip(stamps, block.splitlines(keepends=True), strict=True)):
-                repeats = self._distinct(tail, line, stamp)
+                repeats = self._distinct(file, line, stamp)
                 if repeats:
                     hashes[index] = xxh3_128_intdigest(line, self._seed + repeats)
                     stamps[index] = stamp + repeats
@@ -146,7 +146,7 @@ class DockerLines:
         number = len(lines)
         try:
             found = self._decoder.decode_lines(block)
-            stamps = self._times([line.time for line in found])
+            stamps = self._parse_times([line.time for line in found])
             texts = [line.log for line in found]
             ends = set(map(_LAST, texts))
         except (msgspec.MsgspecError, ValueError, IndexError):  # IndexError: a line without any text
@@ -165,7 +165,7 @@ class DockerLines:
             all(map(lt, stamps, islice(stamps, 1, None))),
         )
 
-    def feed_line(self, tail: Tail, raw: bytes, offset: int, joiner: Joiner) -> None:
+    def feed_line(self, file: TailedFile, raw: bytes, offset: int, joiner: Joiner) -> None:
         """Take one physical line, with its newline if it has one."""
         end = offset + len(raw)
         stripped = raw.lstrip(b"\0")
@@ -176,16 +176,16 @@ class DockerLines:
         if line is None:
             # A line torn by a crash of Docker's, and the next one written right behind it.
             cut = stripped.rfind(b'{"log":"', 1)
-            rest = self._line(stripped[cut:]) if cut > 0 else None
-            if rest is not None:
-                self._broken(tail, stripped[:cut], offset, end=offset + cut, joiner=joiner)
-                self.feed_line(tail, stripped[cut:], offset + cut, joiner)
+            following = self._line(stripped[cut:]) if cut > 0 else None
+            if following is not None:
+                self._broken(file, stripped[:cut], offset, end=offset + cut, joiner=joiner)
+                self.feed_line(file, stripped[cut:], offset + cut, joiner)
             else:
-                self._broken(tail, stripped, offset, end=end, joiner=joiner)
+                self._broken(file, stripped, offset, end=end, joiner=joiner)
             return
         text = line.log
-        stamp = self._time(line.time)
-        repeats = self._distinct(tail, stripped, stamp)
+        stamp = self._parse_time(line.time)
+        repeats = self._distinct(file, stripped, stamp)
         whole = text.endswith("\n")
         if whole:
             text = text[:-1]
@@ -194,8 +194,8 @@ class DockerLines:
         elif len(text) < FRAGMENT_BYTES:
             # Shorter than Docker's buffer: it was flushed at the end of the process's output.
             whole = len(text.encode()) < FRAGMENT_BYTES
-        row = Row(
-            tail,
+        record = PendingRecord(
+            file,
             offset,
             time=stamp + repeats,
             stamp=stamp + repeats,
@@ -203,17 +203,17 @@ class DockerLines:
             raw=text,
             resource=self._container.resource(line.stream),
         )
-        joiner.feed(row, end=end, stream=line.stream, key=line.time, whole=whole)
+        joiner.feed(record, end=end, stream=line.stream, key=line.time, whole=whole)
 
-    def _feed(self, tail: Tail, block: bytes, joiner: Joiner) -> Batch | None:
+    def _feed(self, file: TailedFile, block: bytes, joiner: Joiner) -> Batch | None:
         """Feed the joiner line by line; never a batch."""
-        offset = tail.position
+        offset = file.position
         for line in block.split(b"\n")[:-1]:
-            self.feed_line(tail, line + b"\n", offset, joiner)
+            self.feed_line(file, line + b"\n", offset, joiner)
             offset += len(line) + 1
         return None
 
-    def _times(self, texts: list[str]) -> list[int]:
+    def _parse_times(self, texts: list[str]) -> list[int]:
         """Give nanoseconds of many times. Raises ValueError or DecodeError if one is not of Docker's form.
 
         One list of JSON integers is decoded three times as fast as int() is called; the leading 1 guards zeros.
@@ -229,12 +229,12 @@ class DockerLines:
             return [base + fraction for fraction in fractions]
         return list(map(add, [seconds[text[:19]] for text in texts], fractions))
 
-    def _broken(self, tail: Tail, raw: bytes, offset: int, *, end: int, joiner: Joiner) -> None:
+    def _broken(self, file: TailedFile, raw: bytes, offset: int, *, end: int, joiner: Joiner) -> None:
         """Take bytes that are no json-file line as text, at the time of the line before."""
-        stamp = tail.run_stamp
-        repeats = self._distinct(tail, raw, stamp)
-        row = Row(
-            tail,
+        stamp = file.run_time
+        repeats = self._distinct(file, raw, stamp)
+        record = PendingRecord(
+            file,
             offset,
             time=stamp and stamp + repeats,
             stamp=stamp and stamp + repeats,
@@ -242,18 +242,18 @@ class DockerLines:
             raw=raw.decode("utf-8", "replace").removesuffix("\n"),
             resource=self._container.resource("stdout"),
         )
-        joiner.feed(row, end=end, stream="")
+        joiner.feed(record, end=end, stream="")
 
-    def _distinct(self, tail: Tail, raw: bytes, stamp: int) -> int:
+    def _distinct(self, file: TailedFile, raw: bytes, stamp: int) -> int:
         """Count a line in the run of equal times; give how often it stood there before."""
-        if stamp != tail.run_stamp:
-            tail.run_stamp, tail.run = stamp, {raw: 0}
+        if stamp != file.run_time:
+            file.run_time, file.run = stamp, {raw: 0}
             return 0
-        repeats = tail.run.get(raw, -1) + 1
-        tail.run[raw] = repeats
+        repeats = file.run.get(raw, -1) + 1
+        file.run[raw] = repeats
         return repeats
 
-    def _line(self, raw: bytes) -> Line | None:
+    def _line(self, raw: bytes) -> JsonFileLine | None:
         try:
             line = self._decoder.decode(raw)
         except msgspec.MsgspecError:
@@ -262,12 +262,12 @@ class DockerLines:
             except msgspec.MsgspecError:
                 return None
         try:
-            self._time(line.time)
+            self._parse_time(line.time)
         except ValueError:
             return None
         return line
 
-    def _time(self, text: str) -> int:
+    def _parse_time(self, text: str) -> int:
         """Give nanoseconds of RFC 3339 text in UTC; Docker trims trailing zeros."""
         if not text.endswith("Z"):
             raise ValueError(text)

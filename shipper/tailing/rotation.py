@@ -16,34 +16,45 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from shipper.tailing.bytes import Bytes, GzipBytes, PlainBytes, copies, matches, open_log
-from shipper.tailing.tail import Log, Tail
+from shipper.tailing.archive import GzipBytes
+from shipper.tailing.bytes import PlainBytes, open_log
+from shipper.tailing.fingerprint import copies, matches
+from shipper.tailing.sibling import FileStatus, Sibling
+from shipper.tailing.tailedfile import TailedFile
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from shipper.source import FileState, SourceContext
+    from shipper.tailing.bytes import Bytes
+    from shipper.tailing.fileset import FileSet
 
 _log = get_logger(__name__)
 
-
-class Sibling(NamedTuple):
-    """One file of a log: ``live`` is the one being written, ``archive`` is gzipped."""
-
-    path: str
-    live: bool
-    archive: bool
+#: Looks at a directory whose names move before it is left to the next sweep.
+LOOKS = 8
 
 
-class _Vanished:
+class _NothingToRead(NamedTuple):
+    """What becomes of a sibling that holds nothing for us.
+
+    ``key`` is the generation that it holds to its end, if known. ``changed`` says that the log changed under the look,
+    so that nothing can be said of it yet.
+    """
+
+    key: int | None = None
+    changed: bool = False
+
+
+class _Overwritten:
     """The bytes of a generation that was overwritten: nothing can be read, what was read is accounted for."""
 
     fd = -1
 
-    def __init__(self, tail: Tail) -> None:
-        self.device, self.inode = self.identity = tail.identity
-        self._size = tail.position
+    def __init__(self, file: TailedFile) -> None:
+        self.device, self.inode = self.identity = file.identity
+        self._size = file.position
 
     def size(self) -> int:
         return self._size
@@ -55,8 +66,21 @@ class _Vanished:
         pass
 
 
-#: Looks at a directory whose names move before it is left to the next sweep.
-LOOKS = 8
+class _Scan:
+    """What one look at a log's siblings found, the oldest first."""
+
+    def __init__(self, fileset: FileSet) -> None:
+        self.open_files = {file.identity: file for file in fileset.open_files}
+        self.opened: list[TailedFile] = []  # in this look
+        self.in_order: list[TailedFile] = []
+        self.identities: list[tuple[str, tuple[int, int]]] = []  # path and identity of each sibling
+        self.named: set[tuple[int, int]] = set()  # identities of files that have a name among the siblings
+        self.finished: set[int] = set()  # keys of generations that siblings hold to their end
+        self.steady = True  # no name moved under the look
+
+    def states(self) -> list[FileState]:
+        """Give the states of the generations that are open."""
+        return [file.state for file in (*self.open_files.values(), *self.opened) if file.state is not None]
 
 
 class Rotation(ABC):
@@ -67,219 +91,233 @@ class Rotation(ABC):
     ids_by_place = False
 
     def __init__(self) -> None:
-        self.logs: dict[str, Log] = {}
-        self.rewatch = True
+        self.filesets: dict[str, FileSet] = {}
+        self.open_files_changed = True
         self._unreadable: dict[str, int | None] = {}
 
     @abstractmethod
-    def siblings(self, log: Log) -> list[Sibling]:
+    def siblings(self, fileset: FileSet) -> list[Sibling]:
         """Give the log's files, oldest first, the live one last. Raises OSError when the directory is gone."""
 
     @abstractmethod
-    def log_for(self, name: str) -> Log:
+    def fileset_for(self, name: str) -> FileSet:
         """Give the log of this name, made on demand."""
 
-    def first_offset(self, log: Log, data: Bytes) -> int:  # noqa: ARG002 - the file source needs them
+    def first_offset(self, fileset: FileSet, data: Bytes) -> int:  # noqa: ARG002 - the file source needs them
         """Give where reading an unknown file begins."""
         return 0
 
     def _adopt_states(self, states: Iterable[FileState]) -> None:
         for state in states:
             name, _, _ = state.tag.partition("\n")
-            log = self.log_for(name)
-            log.states[state.key] = state
-            log.missing[state.key] = 0
-            log.first_scan = False
+            fileset = self.fileset_for(name)
+            fileset.states[state.key] = state
+            fileset.missing[state.key] = 0
+            fileset.first_scan = False
 
-    def _reconcile(self, log: Log) -> bool:
+    # One look at the disk
+
+    def _reconcile(self, fileset: FileSet) -> bool:
         """Compare the log with the disk; tell whether there may be something to read."""
         # A rotation between listing and looking shows as a vanished name: look again at once.
         for _ in range(LOOKS):
-            if self._compare(log):
-                for _, fd in log.spare:
+            if self._scan(fileset):
+                for _, fd in fileset.seized:
                     os.close(fd)
-                log.spare = []
+                fileset.seized = []
                 break
         else:
             # What the watcher opened is kept: its place among the others is not known yet.
-            log.troubled = True
-        self.rewatch = True
-        log.first_scan = False
-        return bool(log.queue)
+            fileset.scan_failed = True
+        self.open_files_changed = True
+        fileset.first_scan = False
+        return bool(fileset.queue)
 
-    def _compare(self, log: Log) -> bool:
-        before = log.current
-        log.troubled = False
-        for tail in list(log.queue):
-            # Seen before its copy is: a copy of a file that is no longer what it was would look like a new one.
-            if isinstance(tail.data, PlainBytes) and not tail.unchanged():
-                self._truncated(log, tail)
-        try:
-            siblings = self.siblings(log)
-            log.gone = False
-        except FileNotFoundError:
-            siblings = []
-            log.gone = True
-        opened = {tail.identity: tail for tail in log.tails}
-        made: list[Tail] = []  # in this look
-        for path, fd in log.spare:
-            # Files that the watcher opened the moment they appeared; they may have no name by now.
-            data: Bytes = PlainBytes(os.dup(fd))
-            if data.identity in opened:
-                data.close()
-                continue
-            seized = self._identify(log, Sibling(path, live=True, archive=False), data, [])
-            if seized is not None:
-                opened[seized.identity] = seized
-                log.queue.append(seized)
-                made.append(seized)
-        seen: set[tuple[int, int]] = set()
-        found: set[int] = set()
-        order: list[Tail] = []
-        looked: list[tuple[str, tuple[int, int]]] = []
-        complete = True
-        taken: list[FileState] = [tail.state for tail in opened.values() if tail.state is not None]
+    def _scan(self, fileset: FileSet) -> bool:
+        """Look once at all siblings and take over what was found; False when names moved meanwhile."""
+        before = fileset.current
+        fileset.scan_failed = False
+        self._notice_truncation(fileset)
+        siblings = self._list_siblings(fileset)
+        scan = _Scan(fileset)
+        self._take_seized(fileset, scan)
         for sibling in siblings:
-            try:
-                status = os.stat(sibling.path)
-            except FileNotFoundError:
-                complete = False
-                continue
-            except OSError as error:
-                log.troubled = True
-                self._report(sibling.path, error)
-                continue
-            identity = status.st_dev, status.st_ino
-            looked.append((sibling.path, identity))
-            known = opened.get(identity)
-            if known is not None:
-                self._readable(sibling.path)
-                seen.add(identity)
-                self._place(log, known, sibling)
-                if known in log.queue:
-                    order.append(known)
-                continue
-            judged = (*identity, status.st_size, status.st_mtime_ns)
-            if not sibling.live and judged in log.settled:
-                found.add(log.settled[judged])
-                continue
-            try:
-                data = _open(sibling)
-            except FileNotFoundError:
-                complete = False
-                continue
-            except OSError as error:
-                log.troubled = True
-                self._report(sibling.path, error)
-                continue
-            self._readable(sibling.path)
-            if data.identity != identity:
-                data.close()
-                complete = False
-                continue
-            fresh = self._identify(log, sibling, data, taken)
-            if fresh is None:
-                if self._again:
-                    complete = False
-                elif self._verdict is not None:
-                    log.settled[judged] = self._verdict
-                    found.add(self._verdict)
-                continue
-            if fresh.state is not None:
-                taken.append(fresh.state)
-            seen.add(identity)
-            order.append(fresh)
-            made.append(fresh)
-        if not complete or (siblings and looked != self._identities(log)):
-            # Names moved under the look, so a generation may have passed it by. What it found for the first time is let
-            # go: read now, it could come before an older one that is not known yet. The caller looks again.
-            for tail in made:
-                if tail in log.queue:
-                    log.queue.remove(tail)
-                tail.data.close()
+            self._look_at(fileset, sibling, scan)
+        if not scan.steady or (siblings and scan.identities != self._identities(fileset)):
+            # A generation may have passed the look by. What was found for the first time is let go: read now, it could
+            # come before an older one that is not known yet. The caller looks again.
+            for file in scan.opened:
+                if file in fileset.queue:
+                    fileset.queue.remove(file)
+                file.data.close()
             return False
-        self._arrange(log, order)
-        for tail in log.tails:
-            if tail.identity not in seen and isinstance(tail.data, PlainBytes):
-                tail.live = False
-                tail.linked = os.fstat(tail.data.fd).st_nlink > 0
-        if before is not None and log.current is not before and before not in log.lingering:
-            log.joiner.flush()
-        if not log.troubled:
-            self._miss(log, found)
+        self._enqueue(fileset, scan.in_order)
+        for file in fileset.open_files:
+            if file.identity not in scan.named and isinstance(file.data, PlainBytes):
+                file.live = False
+                file.linked = os.fstat(file.data.fd).st_nlink > 0
+        if before is not None and fileset.current is not before and before not in fileset.drained:
+            fileset.joiner.flush()
+        if not fileset.scan_failed:
+            self._account_missing(fileset, scan.finished)
         return True
 
-    def _identities(self, log: Log) -> list[tuple[str, tuple[int, int]]]:
+    def _notice_truncation(self, fileset: FileSet) -> None:
+        # Before its copy is looked at: a copy of a file that is no longer what it was would look like a new one.
+        for file in list(fileset.queue):
+            if isinstance(file.data, PlainBytes) and not file.unchanged():
+                self._truncated(fileset, file)
+
+    def _list_siblings(self, fileset: FileSet) -> list[Sibling]:
+        try:
+            siblings = self.siblings(fileset)
+        except FileNotFoundError:
+            fileset.directory_gone = True
+            return []
+        fileset.directory_gone = False
+        return siblings
+
+    def _take_seized(self, fileset: FileSet, scan: _Scan) -> None:
+        """Take files that the watcher opened the moment they appeared; they may have no name by now."""
+        for path, fd in fileset.seized:
+            data: Bytes = PlainBytes(os.dup(fd))
+            if data.identity in scan.open_files:
+                data.close()
+                continue
+            file = self._identify(fileset, Sibling(path, live=True, archive=False), data, [])
+            if isinstance(file, TailedFile):
+                scan.open_files[file.identity] = file
+                scan.opened.append(file)
+                fileset.queue.append(file)
+
+    def _look_at(self, fileset: FileSet, sibling: Sibling, scan: _Scan) -> None:
+        """Find out which file stands under one name, and open it if there is something to read in it."""
+        try:
+            status = FileStatus.of(os.stat(sibling.path))
+            scan.identities.append((sibling.path, status.identity))
+            known = scan.open_files.get(status.identity)
+            if known is not None:
+                self._readable(sibling.path)
+                scan.named.add(status.identity)
+                self._found_at(fileset, known, sibling)
+                if known in fileset.queue:
+                    scan.in_order.append(known)
+                return
+            if not sibling.live and status in fileset.finished_siblings:
+                scan.finished.add(fileset.finished_siblings[status])
+                return
+            data = _open(sibling)
+        except FileNotFoundError:
+            scan.steady = False
+            return
+        except OSError as error:
+            fileset.scan_failed = True
+            self._report(sibling.path, error)
+            return
+        self._readable(sibling.path)
+        if data.identity != status.identity:
+            data.close()
+            scan.steady = False
+            return
+        file = self._identify(fileset, sibling, data, scan.states())
+        if isinstance(file, TailedFile):
+            scan.named.add(status.identity)
+            scan.in_order.append(file)
+            scan.opened.append(file)
+        elif file.changed:
+            scan.steady = False
+        elif file.key is not None:
+            fileset.finished_siblings[status] = file.key
+            scan.finished.add(file.key)
+
+    def _identities(self, fileset: FileSet) -> list[tuple[str, tuple[int, int]]]:
         """Give path and identity of each sibling as of now; unreadable ones are left out."""
         result = []
         try:
-            for sibling in self.siblings(log):
+            for sibling in self.siblings(fileset):
                 with suppress(OSError):
-                    status = os.stat(sibling.path)
-                    result.append((sibling.path, (status.st_dev, status.st_ino)))
+                    result.append((sibling.path, FileStatus.of(os.stat(sibling.path)).identity))
         except FileNotFoundError:
             return []
         return result
 
-    _verdict: int | None = None
-    _again = False
+    # Which file it is
 
-    def _identify(self, log: Log, sibling: Sibling, data: Bytes, taken: list[FileState]) -> Tail | None:
-        """Make the tail that continues or begins this file, or None when there is nothing in it for us.
+    def _identify(
+        self, fileset: FileSet, sibling: Sibling, data: Bytes, taken: list[FileState]
+    ) -> TailedFile | _NothingToRead:
+        """Open the file that continues or begins a generation; ``data`` is closed when there is nothing in it for us.
 
-        In the latter case ``_verdict`` is the key of the generation it holds, if known, and ``_again`` says that
-        the log changed under the look.
+        ``taken`` are the generations that other siblings hold.
         """
-        self._verdict = None
-        self._again = False
         try:
-            for tail in log.tails:
-                if not sibling.live and copies(data, tail.data):
-                    self._verdict = tail.state.key if tail.state is not None else None
-                    data.close()
-                    return None
-            held = {state.key for state in taken} | {t.state.key for t in log.tails if t.state is not None}
-            candidates = [s for s in log.states.values() if s.key not in held and not self._alike(s, sibling, data)]
-            candidates.sort(key=lambda s: ((s.device, s.inode) != (data.device, data.inode), -s.offset))
-            state = next((state for state in candidates if matches(state, data)), None)
-            if state is not None:
-                log.missing.pop(state.key, None)
-                finished = not data.read(state.offset, 1)
-                if finished and not sibling.live:
-                    if not state.done:
-                        self._damaged(state, data, state.offset)
-                        state.done = True
-                        self._context.positions.update(state)
-                    self._verdict = state.key
-                    data.close()
-                    return None
-                state.done = False
-                tail = Tail(data, sibling.path, state=state)
-                self._resume(tail, state)
-                self._place(log, tail, sibling)
-                return tail
-            if not sibling.live and isinstance(data, PlainBytes):
-                # A file that copytruncate has truncated since its tail was looked at is nobody's original any more.
-                self._again = any(isinstance(t.data, PlainBytes) and not t.unchanged() for t in log.queue)
-                if self._again or not data.size():
-                    # An empty one is a copy that has only just begun, or has nothing: looked at again until it has.
-                    log.signature = ()
-                    data.close()
-                    return None
-            known = [s.generation for s in log.states.values()] + [t.generation for t in log.tails]
-            generation = max([log.generation, *(g + 1 for g in known)])
-            log.generation = generation + 1
-            tail = Tail(data, sibling.path, generation=generation)
-            tail.live = sibling.live
-            if log.first_scan:
-                tail.position = tail.given = self.first_offset(log, data)
-                tail.remember()
+            file = (
+                self._copy_of_open(fileset, sibling, data)
+                or self._continued(fileset, sibling, data, taken)
+                or self._begun(fileset, sibling, data)
+            )
         except BaseException:
             data.close()
             raise
-        return tail
+        if isinstance(file, _NothingToRead):
+            data.close()
+        return file
 
-    def _alike(self, state: FileState, sibling: Sibling, data: Bytes) -> bool:
+    def _copy_of_open(self, fileset: FileSet, sibling: Sibling, data: Bytes) -> _NothingToRead | None:
+        if sibling.live:
+            return None
+        for file in fileset.open_files:
+            if copies(data, file.data):
+                return _NothingToRead(file.state.key if file.state is not None else None)
+        return None
+
+    def _continued(
+        self, fileset: FileSet, sibling: Sibling, data: Bytes, taken: list[FileState]
+    ) -> TailedFile | _NothingToRead | None:
+        """Continue the generation of the checkpoint that these bytes are, if they are one."""
+        held = {state.key for state in taken} | {f.state.key for f in fileset.open_files if f.state is not None}
+        candidates = [
+            state
+            for state in fileset.states.values()
+            if state.key not in held and not self._shares_only_head(state, sibling, data)
+        ]
+        candidates.sort(key=lambda state: ((state.device, state.inode) != data.identity, -state.offset))
+        state = next((state for state in candidates if matches(state, data)), None)
+        if state is None:
+            return None
+        fileset.missing.pop(state.key, None)
+        if not sibling.live and not data.read(state.offset, 1):
+            if not state.done:
+                self._account_damage(state, data, state.offset)
+                state.done = True
+                self._context.positions.update(state)
+            return _NothingToRead(state.key)
+        state.done = False
+        return self._resume(fileset, sibling, data, state)
+
+    def _begun(self, fileset: FileSet, sibling: Sibling, data: Bytes) -> TailedFile | _NothingToRead:
+        """Begin a new generation with these bytes."""
+        if not sibling.live and isinstance(data, PlainBytes):
+            # A file that copytruncate has truncated since it was looked at is nobody's original any more.
+            if any(isinstance(file.data, PlainBytes) and not file.unchanged() for file in fileset.queue):
+                fileset.signature = ()
+                return _NothingToRead(changed=True)
+            if not data.size():
+                # A copy that has only just begun, or has nothing: looked at again until it has.
+                fileset.signature = ()
+                return _NothingToRead()
+        known = [state.generation for state in fileset.states.values()]
+        known += [file.generation for file in fileset.open_files]
+        generation = max([fileset.next_generation, *(number + 1 for number in known)])
+        fileset.next_generation = generation + 1
+        file = TailedFile(data, sibling.path, generation=generation)
+        file.live = sibling.live
+        if fileset.first_scan:
+            file.position = file.emitted = self.first_offset(fileset, data)
+            file.remember()
+        return file
+
+    def _shares_only_head(self, state: FileState, sibling: Sibling, data: Bytes) -> bool:
         """Tell whether a file may be like the state's only in how it begins.
 
         Nothing is safe of that one, so no marker tells; but its lines may have been sent, and ids of another file's
@@ -287,60 +325,68 @@ class Rotation(ABC):
         """
         return self.ids_by_place and sibling.live and state.offset == 0 and data.identity != (state.device, state.inode)
 
-    def _resume(self, tail: Tail, state: FileState) -> None:
-        """Take what the checkpoint knows of how a file was read before."""
-        tail.remember()
+    def _resume(self, fileset: FileSet, sibling: Sibling, data: Bytes, state: FileState) -> TailedFile:
+        """Open a generation that the checkpoint knows, with all that it knows of how it was read before."""
+        file = TailedFile(data, sibling.path, state=state)
+        file.remember()
         _, _, skips = state.tag.partition("\n")
         if skips:
-            tail.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
-        tail.cuts = frozenset(start for start, end, _ in self._context.positions.anchors(state.key) if start == end)
+            file.skips = [(int(a), int(b)) for a, _, b in (r.partition("-") for r in skips.split(","))]
+        file.cuts = frozenset(start for start, end, _ in self._context.positions.anchors(state.key) if start == end)
+        self._found_at(fileset, file, sibling)
+        return file
 
-    def _damaged(self, state: FileState, data: Bytes, offset: int) -> None:
+    # Keeping the queue true
+
+    def _found_at(self, fileset: FileSet, file: TailedFile, sibling: Sibling) -> None:
+        """Take note of the name under which an open file was found."""
+        file.live = sibling.live
+        file.linked = True
+        if sibling.live and file in fileset.drained:
+            fileset.drained.remove(file)
+            fileset.queue.append(file)
+        state = file.state
+        if state is not None and (state.path != sibling.path or state.done or state.inode != file.data.inode):
+            state.path = sibling.path
+            state.device, state.inode = file.identity
+            state.done = False
+            self._context.positions.update(state)
+        file.path = sibling.path
+
+    def _enqueue(self, fileset: FileSet, in_order: list[TailedFile]) -> None:
+        """Bring new files into the queue at their place among the others (oldest first)."""
+        place = len(fileset.queue)
+        for file in reversed(in_order):
+            if file in fileset.queue:
+                place = min(place, fileset.queue.index(file))
+            else:
+                fileset.queue.insert(place, file)
+
+    # What is gone
+
+    def _account_damage(self, state: FileState, data: Bytes, offset: int) -> None:
         """Account for what a torn or corrupt archive no longer gives behind an offset, as far as that is known."""
         if isinstance(data, GzipBytes) and data.torn:
             self._context.positions.lost(state, offset, max(offset, state.size, data.promised()), "archive_damaged")
 
-    def _place(self, log: Log, tail: Tail, sibling: Sibling) -> None:
-        tail.live = sibling.live
-        tail.linked = True
-        if sibling.live and tail in log.lingering:
-            log.lingering.remove(tail)
-            log.queue.append(tail)
-        state = tail.state
-        if state is not None and (state.path != sibling.path or state.done or state.inode != tail.data.inode):
-            state.path = sibling.path
-            state.device, state.inode = tail.identity
-            state.done = False
-            self._context.positions.update(state)
-        tail.path = sibling.path
-
-    def _arrange(self, log: Log, order: list[Tail]) -> None:
-        """Bring new tails into the queue at their place in ``order`` (oldest first)."""
-        place = len(log.queue)
-        for tail in reversed(order):
-            if tail in log.queue:
-                place = min(place, log.queue.index(tail))
-            else:
-                log.queue.insert(place, tail)
-
-    def _miss(self, log: Log, found: set[int]) -> None:
+    def _account_missing(self, fileset: FileSet, finished: set[int]) -> None:
         """Account for generations that nobody holds and no sibling contains, once two looks agree."""
-        held = found | {tail.state.key for tail in log.tails if tail.state is not None}
+        held = finished | {file.state.key for file in fileset.open_files if file.state is not None}
         positions = self._context.positions
-        for key, state in list(log.states.items()):
+        for key, state in list(fileset.states.items()):
             if key in held:
-                log.missing.pop(key, None)
+                fileset.missing.pop(key, None)
                 continue
-            newest = all(other.generation <= state.generation for other in log.states.values())
+            newest = all(other.generation <= state.generation for other in fileset.states.values())
             if self.ids_by_place and newest and state.done and not state.inode:
-                log.missing.pop(key, None)
+                fileset.missing.pop(key, None)
                 continue
-            looks = log.missing[key] = log.missing.get(key, 0) + 1
-            if looks < 2:
+            scans = fileset.missing[key] = fileset.missing.get(key, 0) + 1
+            if scans < 2:
                 continue
             if not state.done and state.size > state.offset:
                 positions.lost(state, state.offset, state.size, "file_vanished")
-            del log.missing[key]
+            del fileset.missing[key]
             if self.ids_by_place and newest:
                 # Kept without what a file could match: it remembers the generation. A new file may get the same inode
                 # and begin with the same line, and its ids must be others.
@@ -348,41 +394,42 @@ class Rotation(ABC):
                 positions.update(state)
                 continue
             positions.forget(key)
-            del log.states[key]
+            del fileset.states[key]
 
-    def _truncated(self, log: Log, tail: Tail) -> None:
-        """The bytes under an open tail changed: finish its copy if there is one, then begin anew."""
-        place = log.queue.index(tail)
-        fresh = Tail(tail.data, tail.path, generation=max(log.generation, tail.generation + 1))
-        fresh.live, fresh.linked, fresh.size = tail.live, tail.linked, tail.data.size()
-        log.generation = fresh.generation + 1
-        log.queue[place] = fresh
-        self.rewatch = True
-        state = tail.state
+    def _truncated(self, fileset: FileSet, file: TailedFile) -> None:
+        """Take note that the bytes of an open file changed: finish its copy if there is one, then begin anew."""
+        place = fileset.queue.index(file)
+        fresh = TailedFile(file.data, file.path, generation=max(fileset.next_generation, file.generation + 1))
+        fresh.live, fresh.linked, fresh.size = file.live, file.linked, file.data.size()
+        fileset.next_generation = fresh.generation + 1
+        fileset.queue[place] = fresh
+        self.open_files_changed = True
+        state = file.state
         if state is None:
             return
-        state.offset, state.marker = tail.given, tail.marker
-        copy = self._find_copy(log, state)
+        state.offset, state.marker = file.emitted, file.marker
+        copy = self._find_copy(fileset, state)
         if copy is not None:
-            _log.info("file was truncated; its copy is finished first", file=tail.path, copy=copy.path)
-            log.joiner.drop(tail)
-            log.queue.insert(place, copy)
+            _log.info("file was truncated; its copy is finished first", file=file.path, copy=copy.path)
+            fileset.joiner.drop(file)
+            fileset.queue.insert(place, copy)
             return
-        log.joiner.flush()
-        _log.warning("file was truncated; reading from its new beginning", file=tail.path)
-        if tail.size > tail.position:
-            self._context.positions.lost(state, tail.position, tail.size, "file_truncated")
-        tail.data = _Vanished(tail)
-        tail.live = tail.linked = False
-        tail.quiet_since = None
-        log.lingering.append(tail)
+        fileset.joiner.flush()
+        _log.warning("file was truncated; reading from its new beginning", file=file.path)
+        if file.size > file.position:
+            self._context.positions.lost(state, file.position, file.size, "file_truncated")
+        file.data = _Overwritten(file)
+        file.live = file.linked = False
+        file.quiet_since = None
+        fileset.drained.append(file)
 
-    def _find_copy(self, log: Log, state: FileState) -> Tail | None:
+    def _find_copy(self, fileset: FileSet, state: FileState) -> TailedFile | None:
+        """Open the sibling that a file was copied to before it was truncated."""
         try:
-            siblings = self.siblings(log)
+            siblings = self.siblings(fileset)
         except FileNotFoundError:
             return None
-        opened = {tail.identity for tail in log.tails}
+        opened = {file.identity for file in fileset.open_files}
         for sibling in reversed(siblings):
             if sibling.live:
                 continue
@@ -391,11 +438,10 @@ class Rotation(ABC):
             except OSError:
                 continue
             if data.identity not in opened and matches(state, data):
-                log.settled = {judged: key for judged, key in log.settled.items() if key != state.key}
-                tail = Tail(data, sibling.path, state=state)
-                self._resume(tail, state)
-                self._place(log, tail, sibling)
-                return tail
+                fileset.finished_siblings = {
+                    status: key for status, key in fileset.finished_siblings.items() if key != state.key
+                }
+                return self._resume(fileset, sibling, data, state)
             data.close()
         return None
 
@@ -407,13 +453,13 @@ class Rotation(ABC):
         """Say once per cause that a file cannot be read; it is tried again at every sweep."""
         if self._unreadable.get(path, -1) != error.errno:
             self._unreadable[path] = error.errno
-            told = {"file": path, "error": error.strerror or str(error)}
+            details = {"file": path, "error": error.strerror or str(error)}
             if isinstance(error, PermissionError):
                 groups = sorted({os.getegid(), *os.getgroups()})
-                told["fix"] = (
+                details["fix"] = (
                     f"let user id {os.geteuid()} or one of its group ids {groups} read it and enter its directory"
                 )
-            _log.error("file cannot be read; it is tried again", **told)
+            _log.error("file cannot be read; it is tried again", **details)
 
 
 def _open(sibling: Sibling) -> Bytes:

@@ -160,9 +160,9 @@ def test_line_whose_end_is_written_at_the_last_moment_is_not_cut(read: Start, tm
     polled = reading.source.poll(lambda _: bool(append(path, "") or True))
     source = reading.source
     assert isinstance(source, FileSource)
-    source._grown()
+    source._poll_sizes()
     append(path, " business\nnext")
-    source._sizes = [path.stat().st_size]  # the look that came just too early
+    source._polled_sizes = [path.stat().st_size]  # the look that came just too early
     lines = [line for batch in polled for line in batch.raws]
     assert [*lines, *reading.poll()] == ["unfinished business"]
 

@@ -697,9 +697,9 @@ def test_counts_may_be_asked_while_the_reader_finds_new_logs(tmp_path: Path) -> 
 
     class Found:
         @property
-        def tails(self) -> list[object]:
-            source.logs[f"new{len(source.logs)}"] = Found()  # type: ignore[assignment]
+        def open_files(self) -> list[object]:
+            source.filesets[f"new{len(source.filesets)}"] = Found()  # type: ignore[assignment]
             return []
 
-    source.logs["first"] = Found()  # type: ignore[assignment]
+    source.filesets["first"] = Found()  # type: ignore[assignment]
     assert source.counts() == (0, 0)
