@@ -36,7 +36,7 @@ EXIT_CODES = {
 }
 
 
-class Listed(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command in the table: its module in ``shipper.commands`` and its line in the help."""
 
     module: str
@@ -44,18 +44,18 @@ class Listed(NamedTuple):
 
 
 COMMANDS = {
-    "run": Listed("run", "Ship logs until stopped, or once with --once."),
-    "check": Listed("check", "Check a configuration, without running it."),
-    "query": Listed("query", "Read logs back from a sink."),
-    "status": Listed("status", "Show how the running daemon stands."),
-    "doctor": Listed("doctor", "Look at what keeps logs from arriving, with the fix of each."),
-    "healthcheck": Listed("healthcheck", "Ask the running daemon whether it is alive."),
-    "dead-letters": Listed("dead_letters", "List, show or send again what a sink refused."),
-    "spill": Listed("spill", "Show or drop what waits on disk for a sink."),
-    "test-parse": Listed("test_parse", "Show what each line of a file becomes."),
-    "demo": Listed("demo", "Ship sample logs into a database and show them."),
-    "schema": Listed("schema", "Print the JSON Schema of the configuration."),
-    "completion": Listed("completion", "Print the completion script of a shell."),
+    "run": CommandEntry("run", "Ship logs until stopped, or once with --once."),
+    "check": CommandEntry("check", "Check a configuration, without running it."),
+    "query": CommandEntry("query", "Read logs back from a sink."),
+    "status": CommandEntry("status", "Show how the running daemon stands."),
+    "doctor": CommandEntry("doctor", "Look at what keeps logs from arriving, with the fix of each."),
+    "healthcheck": CommandEntry("healthcheck", "Ask the running daemon whether it is alive."),
+    "dead-letters": CommandEntry("dead_letters", "List, show or send again what a sink refused."),
+    "spill": CommandEntry("spill", "Show or drop what waits on disk for a sink."),
+    "test-parse": CommandEntry("test_parse", "Show what each line of a file becomes."),
+    "demo": CommandEntry("demo", "Ship sample logs into a database and show them."),
+    "schema": CommandEntry("schema", "Print the JSON Schema of the configuration."),
+    "completion": CommandEntry("completion", "Print the completion script of a shell."),
 }
 
 _HELP = """Ships Docker and application logs to databases and log services: nothing lost, nothing doubled.
@@ -72,7 +72,7 @@ _EPILOG = (
 )
 
 
-class _Lazy(click.Group):
+class _LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
@@ -84,7 +84,7 @@ class _Lazy(click.Group):
             return None
         command = import_module(f"shipper.commands.{listed.module}").command
         assert isinstance(command, click.Command)
-        _offer_verbose(command)
+        _add_verbose_option(command)
         return command
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
@@ -115,14 +115,14 @@ class _Lazy(click.Group):
             formatter.write_dl([(name, listed.summary) for name, listed in COMMANDS.items()])
 
 
-def _offer_verbose(command: click.Command) -> None:
+def _add_verbose_option(command: click.Command) -> None:
     """Let ``-v`` stand after the command's name too, and in the commands of a group."""
     if any("--verbose" in parameter.opts for parameter in command.params):
         return
     command.params.append(_verbose_option())
     if isinstance(command, click.Group):
         for inner in command.commands.values():
-            _offer_verbose(inner)
+            _add_verbose_option(inner)
 
 
 def _verbose_option() -> click.Option:
@@ -135,7 +135,7 @@ def _verbose_option() -> click.Option:
     )
 
 
-def _tell_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
         from shipper.native import FORM
 
@@ -144,7 +144,7 @@ def _tell_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
 
 
 @click.group(
-    cls=_Lazy,
+    cls=_LazyGroup,
     help=_HELP,
     epilog=_EPILOG,
     invoke_without_command=True,
@@ -156,7 +156,7 @@ def _tell_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     is_flag=True,
     expose_value=False,
     is_eager=True,
-    callback=_tell_version,
+    callback=_print_version,
     help="Show the version and its form, then exit.",
 )
 @click.pass_context
@@ -209,17 +209,17 @@ def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int
         traceback.print_exception(error)
     if isinstance(error, ConfigError):
         for problem in error.problems:
-            _say(problem)
+            _print_error(problem)
         return 78
     if isinstance(error, ShipperError):
-        _say(str(error))
+        _print_error(str(error))
         if isinstance(error, ParkedError) or isinstance(error.__cause__, PermissionError):
             return 77
         if isinstance(error, StateError):
             return 75
         return 69 if isinstance(error, SinkError | SourceError) else 1
     if isinstance(error, OSError) and error.filename is not None:
-        _say(f"{os.fsdecode(error.filename)}: {error.strerror}")
+        _print_error(f"{os.fsdecode(error.filename)}: {error.strerror}")
         return 77 if isinstance(error, PermissionError) else 1
     if verbose:
         return 70
@@ -227,11 +227,11 @@ def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int
 
     path = write_crash_file(error, arguments)
     where = f"; what we know is in {path}" if path else "; run it again with -v to see where"
-    _say(f"this is a bug: {type(error).__name__}: {error}{where}. Please report it.")
+    _print_error(f"this is a bug: {type(error).__name__}: {error}{where}. Please report it.")
     return 70
 
 
-def _say(text: str) -> None:
+def _print_error(text: str) -> None:
     click.echo(f"shipper: {text}", err=True)
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class Kind(msgspec.Struct, frozen=True):
+class ComponentKind(msgspec.Struct, frozen=True):
     """One kind of component: the package it lives in, the attribute that names its class, its entry points."""
 
     noun: str
@@ -39,9 +39,9 @@ class Kind(msgspec.Struct, frozen=True):
     group: str
 
 
-SINKS = Kind("sink", "sinks", "SINK", Sink, "shipper.sinks")
-SOURCES = Kind("source", "shipper.sources", "SOURCE", Source, "shipper.sources")
-TRANSFORMS = Kind("transform", "shipper.transforms", "TRANSFORM", Transform, "shipper.transforms")
+SINKS = ComponentKind("sink", "sinks", "SINK", Sink, "shipper.sinks")
+SOURCES = ComponentKind("source", "shipper.sources", "SOURCE", Source, "shipper.sources")
+TRANSFORMS = ComponentKind("transform", "shipper.transforms", "TRANSFORM", Transform, "shipper.transforms")
 
 
 def sink(name: str) -> type[Sink]:
@@ -64,7 +64,7 @@ def transform(name: str) -> type[Transform]:
     return cast("type[Transform]", load(TRANSFORMS, name))
 
 
-def lacks_package(kind: Kind, name: str) -> bool:
+def lacks_package(kind: ComponentKind, name: str) -> bool:
     """Tell whether a type of this name exists, but not the package that it needs."""
     try:
         _module(kind, name)
@@ -73,7 +73,7 @@ def lacks_package(kind: Kind, name: str) -> bool:
     return False
 
 
-def names(kind: Kind, *, plugins: bool = True) -> list[str]:
+def names(kind: ComponentKind, *, plugins: bool = True) -> list[str]:
     """Give the names of all types of a kind, sorted, without importing them; ``plugins`` adds entry points."""
     package = importlib.import_module(kind.package)
     built_in = {module.name for module in pkgutil.iter_modules(package.__path__) if _NAME.fullmatch(module.name)}
@@ -82,7 +82,7 @@ def names(kind: Kind, *, plugins: bool = True) -> list[str]:
     return sorted(built_in | {point.name for point in _entry_points(kind) if _NAME.fullmatch(point.name)})
 
 
-def load(kind: Kind, name: str) -> type[Any]:
+def load(kind: ComponentKind, name: str) -> type[Any]:
     """Give the class of a type name of any kind. Raises ConfigError."""
     found = _module(kind, name)
     cls = found if isinstance(found, type) else getattr(found, kind.attribute, None)
@@ -95,7 +95,7 @@ def load(kind: Kind, name: str) -> type[Any]:
     return cls
 
 
-def _module(kind: Kind, name: str) -> ModuleType | type[Any]:
+def _module(kind: ComponentKind, name: str) -> ModuleType | type[Any]:
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{name!r} cannot be a {kind.noun} type: small letters, digits and _ only, such as 'file'")
     path = f"{kind.package}.{name}"
@@ -128,7 +128,7 @@ def suggestion(word: str, known: list[str], *, noun: str) -> str:
     return f"known {noun}: {', '.join(known)}" if known else f"there are no {noun}"
 
 
-def _entry_points(kind: Kind) -> list[EntryPoint]:
+def _entry_points(kind: ComponentKind) -> list[EntryPoint]:
     from importlib.metadata import entry_points  # noqa: PLC0415 - slow to import, and built-in types need none of it
 
     return list(entry_points(group=kind.group))

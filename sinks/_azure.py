@@ -211,8 +211,8 @@ class Credential:
         if answer.status != 200:
             raise self._refusal(answer)
         try:
-            told = msgspec.json.decode(answer.body, type=dict[str, Any])
-            text, life = str(told["access_token"]), float(told["expires_in"])
+            token = msgspec.json.decode(answer.body, type=dict[str, Any])
+            text, life = str(token["access_token"]), float(token["expires_in"])
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError, UnicodeError) as error:
             # What came may hold a secret: it is not quoted.
             raise RetryableError(f"{self.what}: the answer holds no token", code="token") from error
@@ -274,7 +274,7 @@ def start_of(text: str, most: int) -> str:
     return text.encode("utf-16-le", "surrogatepass")[: 2 * (most - len(mark))].decode("utf-16-le", "ignore") + mark
 
 
-def moved(
+def remove_oversized(
     shown: dict[str, Any], most: int, size_of: Callable[[dict[str, Any]], int], *, kept: frozenset[str] = frozenset()
 ) -> dict[str, Any]:
     """Take the largest members out of ``shown`` until the rest takes at most ``most`` bytes as JSON; give what was taken.
@@ -347,12 +347,12 @@ class Columns(NamedTuple):
         return self._replace(messages=clean(self.messages), attributes=clean(self.attributes))
 
 
-def alike(tails: Sequence[T], text: Callable[[T], str]) -> Part:
+def column_of(items: Sequence[T], text: Callable[[T], str]) -> Part:
     """Give what resources add to their records: bytes if it is the same of all, as it mostly is."""
-    first = tails[0]
-    if tails.count(first) == len(tails):
+    first = items[0]
+    if items.count(first) == len(items):
         return text(first).encode()
-    return (Kind.TEXT, list(map(text, tails)))
+    return (Kind.TEXT, list(map(text, items)))
 
 
 class ByResource(dict[Resource, T]):
@@ -379,28 +379,28 @@ class Encoded(NamedTuple):
 
 
 def encoded(
-    some: Columns, parts: list[Part], *, sure: int, careful: set[int], carefully: Callable[[int], list[bytes]]
+    some: Columns, parts: list[Part], *, sure: int, unsure: set[int], singly: Callable[[int], list[bytes]]
 ) -> Encoded:
-    """Render records as items, `BETWEEN` the first of their parts. ``carefully`` makes the items of a record by its
-    place instead, if it is one of ``careful`` or its item has more than ``sure`` bytes.
+    """Render records as items, `BETWEEN` the first of their parts. ``singly`` makes the items of a record by its
+    place instead, if it is one of ``unsure`` or its item has more than ``sure`` bytes.
     """
     ends: list[int] = []
     text = render(parts, 0, len(some.rows), ends=ends)
     starts = [0, *ends]
     if max(map(sub, ends, starts)) > sure:
-        careful = careful | {
+        unsure = unsure | {
             place for place, (end, start) in enumerate(zip(ends, starts, strict=False)) if end - start > sure
         }
-    if not careful:
+    if not unsure:
         return Encoded([(text, some.rows)], {})
     made = Encoded([], {})
     view, begin = memoryview(text), 0
-    for place in [*sorted(careful), len(ends)]:
+    for place in [*sorted(unsure), len(ends)]:
         if begin < place:
             made.texts.append((view[starts[begin] : starts[place]], some.rows[begin:place]))
         begin = place + 1
-    for place in sorted(careful):
-        items = carefully(place)
+    for place in sorted(unsure):
+        items = singly(place)
         if len(items) > 1:
             made.several[some.rows[place]] = items
         else:

@@ -58,7 +58,7 @@ class _Answer(msgspec.Struct, frozen=True):
     error: Any = None
 
 
-class Form(msgspec.Struct, frozen=True):
+class Dialect(msgspec.Struct, frozen=True):
     """What one backend's KQL has of its own: the lines that begin it, the columns to give back, its own bounds of time
     (from texts in ticks), and how a term is searched for ("" leaves it to the caller's filter).
     """
@@ -73,10 +73,10 @@ class Form(msgspec.Struct, frozen=True):
 class Workspace:
     """Asks one workspace. Not for several threads at once."""
 
-    def __init__(self, config: AzureConfig, form: Form, *, what: str) -> None:
+    def __init__(self, config: AzureConfig, dialect: Dialect, *, what: str) -> None:
         """Take the section of the sink. Opens nothing."""
         self._config = config
-        self._form = form
+        self._dialect = dialect
         self.what = f"{what}: Log Analytics"
         addresses = config.addresses
         self._client = Client(addresses.query, msgspec.structs.replace(config, headers={}), what=self.what)
@@ -126,23 +126,23 @@ class Workspace:
 
     def kql(self, query: Query, *, after: tuple[int, str] | None, size: int) -> str:
         """Make the KQL of a page: ``after`` is (Ns, RecordId) of the last record before it."""
-        form = self._form
+        dialect = self._dialect
         order, sign = ("asc", ">") if query.oldest_first else ("desc", "<")
-        lines = list(form.start)
+        lines = list(dialect.start)
         if query.since is not None:
-            lines += [form.since(query.since), f"where Ns >= {query.since}"]
+            lines += [dialect.since(query.since), f"where Ns >= {query.since}"]
         if query.until is not None:
-            lines += [form.until(query.until), f"where Ns < {query.until}"]
+            lines += [dialect.until(query.until), f"where Ns < {query.until}"]
         if after is not None:
             time_ns, record = after
             key = f"(Ns == {time_ns} and strcmp(RecordId, {text(record)}) {sign} 0)"
             lines.append(f"where Ns {sign} {time_ns} or {key}")
         terms = query.condition.conjuncts() if query.condition is not None else ()
-        lines += [form.pushed(term) for term in terms]
+        lines += [dialect.pushed(term) for term in terms]
         lines += [
             f"order by Ns {order}, RecordId {order}",
             f"take {size}",
-            f"project {', '.join(('Ns', 'RecordId', *form.columns))}",
+            f"project {', '.join(('Ns', 'RecordId', *dialect.columns))}",
         ]
         return "\n| ".join(filter(None, lines))
 
@@ -161,13 +161,15 @@ class Workspace:
                 raise ParkedError(f"{error}; the tables may lack a column that the sink's page names", code="400")
             raise error
         try:
-            told = msgspec.json.decode(answer.body, type=_Answer)
+            response = msgspec.json.decode(answer.body, type=_Answer)
         except (msgspec.MsgspecError, UnicodeError) as error:
             raise RetryableError(f"{self.what}: not an answer of the query API: {answer.text}", code="200") from error
-        if told.error is not None or not told.tables:  # a part of the rows, and that may not pass for all of them
+        if (
+            response.error is not None or not response.tables
+        ):  # a part of the rows, and that may not pass for all of them
             raise RetryableError(f"{self.what}: the query was not answered in full: {answer.text}", code="partial")
-        names = [column.name for column in told.tables[0].columns]
-        return [dict(zip(names, row, strict=True)) for row in told.tables[0].rows]
+        names = [column.name for column in response.tables[0].columns]
+        return [dict(zip(names, row, strict=True)) for row in response.tables[0].rows]
 
     def _asked(self, kql: str) -> Answer:
         body = msgspec.json.encode({"query": kql})

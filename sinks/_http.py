@@ -182,11 +182,11 @@ class Client:
             )
         except (HTTPError, OSError) as error:
             raise self._lost(error) from error
-        told = {name.lower(): value for name, value in answer.headers.items()}
-        if answer.status not in _BODILESS and method != "HEAD" and not _ENDS.intersection(told):
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        if answer.status not in _BODILESS and method != "HEAD" and not _ENDS.intersection(headers):
             # http.client takes headers that end with the connection for complete ones.
             raise self._lost(ProtocolError("the headers are incomplete"))
-        return Answer(answer.status, told, answer.data)
+        return Answer(answer.status, headers, answer.data)
 
     def close(self) -> None:
         """Close all connections; the next request opens new ones."""
@@ -221,15 +221,15 @@ class Client:
 
     def _lost(self, error: Exception) -> RetryableError:
         self.close()  # a connection in an unknown state must not be used again
-        told = _innermost(error)
-        if isinstance(error, SSLError) or isinstance(told, ssl.SSLCertVerificationError):
-            if isinstance(told, ssl.SSLCertVerificationError):
+        cause = _innermost(error)
+        if isinstance(error, SSLError) or isinstance(cause, ssl.SSLCertVerificationError):
+            if isinstance(cause, ssl.SSLCertVerificationError):
                 return ParkedError(
-                    f"{self.what}: the server's certificate is not accepted: {told.verify_message}; give the certificate"
+                    f"{self.what}: the server's certificate is not accepted: {cause.verify_message}; give the certificate"
                     " that signed it as ca_file, or mend the name in the endpoint",
                     code="tls",
                 )
-            return RetryableError(f"{self.what}: TLS failed: {told}", code="tls")
+            return RetryableError(f"{self.what}: TLS failed: {cause}", code="tls")
         if isinstance(error, LocationParseError):
             return ParkedError(f"{self.what}: {error}", code="url")
         unsent = isinstance(error, (NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
@@ -239,7 +239,7 @@ class Client:
             what = f"no answer within {self._config.timeout}"
         elif isinstance(error, ProtocolError):
             what = "the connection broke before the answer was complete"
-        return RetryableError(f"{self.what}: {what}: {told}", code=code, maybe_taken=not unsent)
+        return RetryableError(f"{self.what}: {what}: {cause}", code=code, maybe_taken=not unsent)
 
 
 def refusal(answer: Answer, what: str) -> SinkError:

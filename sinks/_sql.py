@@ -91,7 +91,7 @@ def check_table(table: str) -> None:
         raise ValueError(f"table: {table!r} is not a table name; use letters, digits and _, at most 54")
 
 
-class Tail(msgspec.Struct, frozen=True, eq=False):
+class ResourceColumns(msgspec.Struct, frozen=True, eq=False):
     """What a resource adds to each of its rows: five columns, and its key and JSON when those do not say all.
 
     Equal resources share one object, and rows are grouped by its identity: hashing its text per row cost as much as
@@ -116,7 +116,7 @@ class Rows(msgspec.Struct):
     details: list[str | None]
     mapped: list[list[str | None]]
     times: list[int]
-    tails: list[Tail]
+    resource_columns: list[ResourceColumns]
     markers: list[str | None] | None
 
     def __len__(self) -> int:
@@ -183,9 +183,9 @@ class Mapping:
         self._room = self._mark_width - 20 - sum(len(column) + 1 for column in columns)
         self._marks = tuple(f",{column}" if marker else "" for column in columns)
         self._most = tuple(self._widths.get(column, -1) for column in columns)
-        self._tails: dict[Resource, Tail] = {}
-        self._by_content: dict[tuple[Any, ...], Tail] = {}
-        self._beginnings: dict[tuple[str, str], list[str | None]] = {}
+        self._by_resource: dict[Resource, ResourceColumns] = {}
+        self._by_content: dict[tuple[Any, ...], ResourceColumns] = {}
+        self._marker_texts_by_key: dict[tuple[str, str], list[str | None]] = {}
         self._shapes: dict[tuple[str, ...], _Shape] = {}
 
     @property
@@ -221,11 +221,11 @@ class Mapping:
         """Encode the records of a batch that stand at ``order``, of those that `order` gives."""
         batch = batch.parsed_at(order)
         count = len(batch)
-        tails = self.tails(batch.resources)
+        resource_columns = self.resource_columns(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
         marks: str | list[str]
         if batch.attributes:
-            mapped, details, marks = self._divided(batch.attributes)
+            mapped, details, marks = self._split_attributes(batch.attributes)
         else:
             mapped, details, marks = [[None] * count for _ in self.columns], [None] * count, ""
         if self.marker and not set(severities) <= _CANONICAL:
@@ -233,7 +233,7 @@ class Mapping:
                 mark if severity in _CANONICAL else f",#{severity}{mark}"
                 for mark, severity in zip([marks] * count if isinstance(marks, str) else marks, severities, strict=True)
             ]
-        markers = self._markers(batch.times, tails, marks) if self.marker else None
+        markers = self._markers(batch.times, resource_columns, marks) if self.marker else None
         if (
             self._room < 0
             and markers is not None
@@ -249,13 +249,13 @@ class Mapping:
             details=details,
             mapped=mapped,
             times=batch.times,
-            tails=tails,
+            resource_columns=resource_columns,
             markers=markers,
         )
 
-    def tails(self, resources: list[Resource]) -> list[Tail]:
+    def resource_columns(self, resources: list[Resource]) -> list[ResourceColumns]:
         """Give what each record's resource adds to its row."""
-        known = self._tails
+        known = self._by_resource
         try:
             return [known[resource] for resource in resources]
         except KeyError:
@@ -264,54 +264,54 @@ class Mapping:
                 self._by_content.clear()
             for resource in resources:
                 if resource not in known:
-                    known[resource] = self._tail(resource)
+                    known[resource] = self._shared_columns(resource)
             return [known[resource] for resource in resources]
 
-    def _tail(self, resource: Resource) -> Tail:
+    def _shared_columns(self, resource: Resource) -> ResourceColumns:
         content = (resource.source, *sorted(resource.attributes.items()))
-        if (tail := self._by_content.get(content)) is None:
-            tail = self._by_content[content] = self._make_tail(resource)
-        return tail
+        if (shared := self._by_content.get(content)) is None:
+            shared = self._by_content[content] = self._make_shared_columns(resource)
+        return shared
 
-    def _make_tail(self, resource: Resource) -> Tail:
+    def _make_shared_columns(self, resource: Resource) -> ResourceColumns:
         attributes = {cleaned(name): cleaned(value) for name, value in resource.attributes.items()}
         source = cleaned(resource.source)
         values = [attributes.get(name) for name in RESOURCE_COLUMNS]
-        fitting = [self._fitted(column, value) for column, value in zip(LAST[1:], [*values, source], strict=True)]
-        told = attributes.keys() <= set(RESOURCE_COLUMNS) and fitting == [*values, source]
-        text = "" if told else _encoder.encode({"attributes": attributes, "source": source}).decode()
-        key = "" if told else urlsafe_b64encode(xxh3_128_digest(text.encode())[:9]).decode()
+        fitting = [self._truncated(column, value) for column, value in zip(LAST[1:], [*values, source], strict=True)]
+        complete = attributes.keys() <= set(RESOURCE_COLUMNS) and fitting == [*values, source]
+        text = "" if complete else _encoder.encode({"attributes": attributes, "source": source}).decode()
+        key = "" if complete else urlsafe_b64encode(xxh3_128_digest(text.encode())[:9]).decode()
         service, container, stream, host, name = fitting
-        return Tail((service, container, stream, host, name or ""), key, text)
+        return ResourceColumns((service, container, stream, host, name or ""), key, text)
 
-    def _fitted(self, column: str, value: str | None) -> str | None:
+    def _truncated(self, column: str, value: str | None) -> str | None:
         width = self._widths.get(column)
         return value if value is None or width is None or len(value) <= width else value[: width - 1] + CUT
 
-    def _markers(self, times: list[int], tails: list[Tail], marks: str | list[str]) -> list[str | None]:
+    def _markers(self, times: list[int], shared: list[ResourceColumns], marks: str | list[str]) -> list[str | None]:
         """Give ``nanoseconds,key`` and the marks of each row, ``None`` where there is nothing to say."""
         if not times:
             return []
         each = [marks] * len(times) if isinstance(marks, str) else marks
-        key = tails[0].key
-        if tails.count(tails[0]) == len(tails):
+        key = shared[0].key
+        if shared.count(shared[0]) == len(shared):
             different = set(each)
             if len(different) < 20:
-                by_mark = {mark: self._beginning(key, mark) for mark in different}
+                by_mark = {mark: self._marker_texts(key, mark) for mark in different}
                 found = None if compiled is None else compiled.by_remainder(times, by_mark, each)
                 return found or [by_mark[mark][time % 1000] for time, mark in zip(times, each, strict=True)]
-        told = [f"{time % 1000},{tail.key}{mark}" for time, tail, mark in zip(times, tails, each, strict=True)]
-        return [None if text == "0," else text for text in told]
+        texts = [f"{time % 1000},{one.key}{mark}" for time, one, mark in zip(times, shared, each, strict=True)]
+        return [None if text == "0," else text for text in texts]
 
-    def _beginning(self, key: str, mark: str) -> list[str | None]:
+    def _marker_texts(self, key: str, mark: str) -> list[str | None]:
         """Give the markers of every number of nanoseconds: making a text per row costs more than finding it."""
-        texts = self._beginnings.get((key, mark))
+        texts = self._marker_texts_by_key.get((key, mark))
         if texts is None:
-            if len(self._beginnings) > 100:
-                self._beginnings.clear()
+            if len(self._marker_texts_by_key) > 100:
+                self._marker_texts_by_key.clear()
             texts = [f"{nanos},{key}{mark}" for nanos in range(1000)]
             texts[0] = None if texts[0] == "0," else texts[0]
-            self._beginnings[key, mark] = texts
+            self._marker_texts_by_key[key, mark] = texts
         return texts
 
     def _wrapped(self, left: Sequence[Any], markers: Sequence[str | None]) -> tuple[list[Any], list[str | None]]:
@@ -331,11 +331,11 @@ class Mapping:
         own = set(self.columns.values())
         left = tuple(name for name in names if name not in own)
         outside = tuple(name for name in left if name != "details") if "details" in left else None
-        shape = _Shape(frozenset(own.intersection(names)), left, outside, self._beside(outside or ()))
+        shape = _Shape(frozenset(own.intersection(names)), left, outside, self._mark_outside(outside or ()))
         self._shapes[names] = shape
         return shape
 
-    def _beside(self, outside: Sequence[str]) -> str | None:
+    def _mark_outside(self, outside: Sequence[str]) -> str | None:
         """Give the mark for names beside the members of the attribute ``details``, ``None`` if there is none."""
         text = ",".join(outside)
         if len(text) > self._room - 2 or not self.marker:
@@ -343,7 +343,7 @@ class Mapping:
         plain = all(name and name.isprintable() and "," not in name and "\ufffd" not in name for name in outside)
         return f",+{text}" if plain else None
 
-    def _divided(
+    def _split_attributes(
         self, attributes: list[dict[str, Any]]
     ) -> tuple[list[list[str | None]], list[str | None], str | list[str]]:
         """Give the mapped columns, ``details``, and the marks (one text if all rows have the same)."""
@@ -353,18 +353,18 @@ class Mapping:
             room = self._room if self.marker else 0
             found = compiled.divide(attributes, names, self._marks, self._most, room, MAX_DEPTH, _encoder.encode)
         if found is None:
-            return self._divided_purely(attributes)
+            return self._split_in_python(attributes)
         (*mapped, details, marks), odd = found
         if odd:
-            columns, others, told = self._divided_purely([attributes[index] for index in odd])
-            each = [told] * len(odd) if isinstance(told, str) else told
+            columns, others, odd_marks = self._split_in_python([attributes[index] for index in odd])
+            each = [odd_marks] * len(odd) if isinstance(odd_marks, str) else odd_marks
             pairs: list[tuple[list[Any], Sequence[Any]]] = [*zip(mapped, columns, strict=True)]
             for column, values in [*pairs, (details, others), (marks, each)]:
                 for index, value in zip(odd, values, strict=True):
                     column[index] = value
         return mapped, details, marks
 
-    def _divided_purely(
+    def _split_in_python(
         self, attributes: list[dict[str, Any]]
     ) -> tuple[list[list[str | None]], list[str | None], str | list[str]]:
         left, mapped, marks = self._attributes(attributes)
@@ -380,8 +380,8 @@ class Mapping:
         count = len(attributes)
         names = list(map(tuple, attributes))
         if names.count(names[0]) == count:
-            rest, columns, told = self._group(self._shape(names[0]), attributes)
-            return rest, [[None] * count if values is None else values for values in columns], told
+            rest, columns, all_marks = self._group(self._shape(names[0]), attributes)
+            return rest, [[None] * count if values is None else values for values in columns], all_marks
         places: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
         for index, name in enumerate(names):
             places[name].append(index)
@@ -389,7 +389,7 @@ class Mapping:
         mapped: list[list[str | None]] = [[None] * count for _ in self.columns]
         marks = [""] * count
         for name, indexes in places.items():
-            rest, columns, told = self._group(self._shape(name), [attributes[index] for index in indexes])
+            rest, columns, group_marks = self._group(self._shape(name), [attributes[index] for index in indexes])
             for column, values in zip(mapped, columns, strict=True):
                 if values is not None:
                     for index, value in zip(indexes, values, strict=True):
@@ -397,8 +397,8 @@ class Mapping:
             if rest is not None:
                 for index, one in zip(indexes, rest, strict=True):
                     left[index] = one
-            if told:
-                for index, mark in zip(indexes, repeat(told) if isinstance(told, str) else told):  # noqa: B905
+            if group_marks:
+                for index, mark in zip(indexes, repeat(group_marks) if isinstance(group_marks, str) else group_marks):  # noqa: B905
                     marks[index] = mark
         return (None if left.count(None) == count else left), [*mapped], marks
 
@@ -414,14 +414,14 @@ class Mapping:
                 mapped.append(self._column(column, attributes, kept, integers))
             else:
                 mapped.append(None)
-        left, marks = self._left(shape, attributes, kept)
+        left, marks = self._remainder(shape, attributes, kept)
         for column, flags in reversed(integers):
             if flags is None and isinstance(marks, str):
                 marks = f",{column}{marks}"
             else:
                 each = [marks] * len(attributes) if isinstance(marks, str) else marks
-                told = repeat(True) if flags is None else flags
-                marks = [f",{column}{mark}" if flag else mark for mark, flag in zip(each, told)]  # noqa: B905
+                flagged = repeat(True) if flags is None else flags
+                marks = [f",{column}{mark}" if flag else mark for mark, flag in zip(each, flagged)]  # noqa: B905
         return left, mapped, marks
 
     def _column(
@@ -458,12 +458,12 @@ class Mapping:
             integers.append((column, flags))
         return values
 
-    def _left(
+    def _remainder(
         self, shape: _Shape, attributes: list[dict[str, Any]], kept: dict[int, list[str]]
     ) -> tuple[Sequence[dict[str, Any] | None] | None, str | list[str]]:
         """Give what has no column, and the marks of ``details`` (one text if all rows have the same)."""
         if kept:
-            return self._left_singly(shape, attributes, kept)
+            return self._remainder_of_rows(shape, attributes, kept)
         if not shape.left:
             return None, ""
         if shape.outside is not None and shape.mark is not None:
@@ -472,7 +472,7 @@ class Mapping:
             if kinds == {dict} and not shape.outside:
                 return inner, shape.mark
             if dict in kinds:
-                return self._left_singly(shape, attributes, kept)
+                return self._remainder_of_rows(shape, attributes, kept)
         if not shape.columns:
             return attributes, ""
         if len(shape.columns) > len(shape.left):
@@ -483,7 +483,7 @@ class Mapping:
                 del rest[name]
         return rests, ""
 
-    def _left_singly(
+    def _remainder_of_rows(
         self, shape: _Shape, attributes: list[dict[str, Any]], kept: dict[int, list[str]]
     ) -> tuple[Sequence[dict[str, Any] | None], list[str]]:
         left: list[dict[str, Any] | None] = []
@@ -494,7 +494,7 @@ class Mapping:
                 names = (*names, *kept[index])
                 if outside is not None:
                     outside = (*outside, *kept[index])
-                    mark = self._beside(outside)
+                    mark = self._mark_outside(outside)
             inner = each["details"] if outside is not None else None
             if mark is not None and type(inner) is dict and inner.keys().isdisjoint(outside or ()):
                 left.append({**inner, **{name: each[name] for name in outside or ()}})

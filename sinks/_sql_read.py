@@ -25,7 +25,7 @@ _FIRST_PAGE, _PAGE, _KEYS = 200, 2_000, 500
 
 
 class RowReader:
-    """Turns rows back into records, and knows the resources it has met by key and JSON text of `Tail`."""
+    """Turns rows back into records, and knows the resources it has met by key and JSON text of `ResourceColumns`."""
 
     def __init__(self, columns: dict[str, str]) -> None:
         self._columns = columns
@@ -36,13 +36,13 @@ class RowReader:
         """Make the record of a row: the columns of `Mapping.names`, ``created_at`` as text, the marker or NULL last."""
         record_id, level, message, details = row[:4]
         mapped = row[4 : 4 + len(self._columns)]
-        created, *tail, marker = row[4 + len(self._columns) :]
+        created, *shared, marker = row[4 + len(self._columns) :]
         attributes = _parsed(details)
         if marker == WRAPPED:
             marker = attributes.get(MARKER)
             inner = attributes.get("attributes")
             attributes = inner if isinstance(inner, dict) else attributes
-        nanos, key, marks, beside = _told(marker)
+        nanos, key, marks, beside = _read_marker(marker)
         if beside is not None:
             outside = {name: attributes.pop(name) for name in beside if name in attributes}
             attributes = {"details": attributes, **outside}
@@ -61,7 +61,7 @@ class RowReader:
             message=message or "",
             attributes=attributes,
             raw=message or "",
-            resource=self._resource(key, tail),
+            resource=self._resource(key, shared),
             offset=0,
         )
 
@@ -102,24 +102,24 @@ class RowReader:
             if marker == WRAPPED:
                 marker = _parsed(row[3]).get(MARKER)
             if marker:
-                found.add(_told(marker)[1])
+                found.add(_read_marker(marker)[1])
         found.discard("")
         return found - self._json.keys()
 
-    def _resource(self, key: str, tail: Sequence[str | None]) -> Resource:
-        found = self._resources.get((key, *tail))
+    def _resource(self, key: str, shared: Sequence[str | None]) -> Resource:
+        found = self._resources.get((key, *shared))
         if found is None:
             if key and key in self._json:
                 whole = _decode(self._json[key])
                 found = Resource(whole["source"], whole["attributes"])
             else:
-                pairs = zip(RESOURCE_COLUMNS, tail[:4], strict=True)
-                found = Resource(tail[4] or "", {name: value for name, value in pairs if value is not None})
-            self._resources[(key, *tail)] = found
+                pairs = zip(RESOURCE_COLUMNS, shared[:4], strict=True)
+                found = Resource(shared[4] or "", {name: value for name, value in pairs if value is not None})
+            self._resources[(key, *shared)] = found
         return found
 
 
-def _told(marker: Any) -> tuple[int, str, list[str], list[str] | None]:
+def _read_marker(marker: Any) -> tuple[int, str, list[str], list[str] | None]:
     """Give nanoseconds, resource key, marks, and the names beside the members of ``details``, of a marker.
 
     The application may have put anything there: what is no marker says nothing.

@@ -126,7 +126,7 @@ class FileSink(Sink):
         self._fd = -1
         self._inode = 0
         self._size = 0
-        self._cut = False
+        self._partial = False
         self._synced = 0.0
         self._unsynced = False
         self._full = False
@@ -161,29 +161,29 @@ class FileSink(Sink):
         self._matched = None  # time that the file was away does not count
         try:
             if self._fd >= 0:
-                if self._cut:  # the last failed batch still stands in the file in part
-                    self._cut_back()
-                self._follow()
+                if self._partial:  # the last failed batch still stands in the file in part
+                    self._truncate_failed_batch()
+                self._reopen_if_replaced()
                 return
             self._open_file()
             if not self._resumed:
                 self._remember()
                 self._resumed = True
-                self._cut_torn_line()
-            self._mend_last_line()
+                self._truncate_torn_line()
+            self._end_last_line()
         except OSError as error:
             raise self._error(error) from error
 
     def write(self, batch: Batch) -> None:
         """Append the batch. Raises RetryableError with the file as it was before, ParkedError if it cannot be opened."""
-        if self._fd < 0 or self._cut:
+        if self._fd < 0 or self._partial:
             self.open()
         came: Counter[int] = Counter()
         if self._awaited:
-            self._forget_in_time()
+            self._expire_awaited()
         data = self._without_awaited(batch, came) if self._awaited else self._render(batch)
         try:
-            self._follow()
+            self._reopen_if_replaced()
             if data:
                 if self._rotate_size and self._size and (self._full or self._size + len(data) > self._rotate_size):
                     self._rotate()
@@ -226,8 +226,8 @@ class FileSink(Sink):
         if self._fd < 0:
             return
         try:
-            if self._cut:
-                self._cut_back()
+            if self._partial:
+                self._truncate_failed_batch()
             if self._unsynced and self._config.fsync == "interval":
                 os.fdatasync(self._fd)
         except OSError as error:
@@ -249,8 +249,8 @@ class FileSink(Sink):
             self._fs.write_all(self._fd, data)
             self._sync()
         except OSError:
-            self._cut = True
-            self._cut_back()
+            self._partial = True
+            self._truncate_failed_batch()
             raise
         self._size += len(data)
 
@@ -264,13 +264,13 @@ class FileSink(Sink):
             self._synced = now
             self._unsynced = False
 
-    def _cut_back(self) -> None:
+    def _truncate_failed_batch(self) -> None:
         os.ftruncate(self._fd, self._size)
-        self._cut = False
+        self._partial = False
 
     # The file and its successors
 
-    def _follow(self) -> None:
+    def _reopen_if_replaced(self) -> None:
         """Open a new file if the path no longer is the one that is open."""
         try:
             status = self._path.stat()
@@ -285,7 +285,7 @@ class FileSink(Sink):
         os.close(self._fd)
         self._fd = -1
         self._open_file()
-        self._mend_last_line()
+        self._end_last_line()
 
     def _open_file(self) -> None:
         while True:
@@ -293,7 +293,7 @@ class FileSink(Sink):
             try:
                 status = os.fstat(fd)
                 self._lock(fd, regular=S_ISREG(status.st_mode))
-                current = self._still(status.st_ino)
+                current = self._is_current(status.st_ino)
                 if current and created and self._config.fsync != "never":
                     self._fs.fsync_dir(self._path.parent)
             except BaseException:
@@ -331,19 +331,19 @@ class FileSink(Sink):
                 f"{self._path} is being written by another process; stop it or name another path", code="EAGAIN"
             ) from error
 
-    def _still(self, inode: int) -> bool:
+    def _is_current(self, inode: int) -> bool:
         try:
             return self._path.stat().st_ino == inode
         except FileNotFoundError:
             return False
 
-    def _mend_last_line(self) -> None:
+    def _end_last_line(self) -> None:
         """End a last line without newline. It may be somebody else's, so it is never cut off here."""
         if self._size and os.pread(self._fd, 1, self._size - 1) != b"\n":
             os.write(self._fd, b"\n")
             self._size += 1
 
-    def _cut_torn_line(self) -> None:
+    def _truncate_torn_line(self) -> None:
         """Cut off a last line that a crash tore, if it is ours.
 
         It is ours if it begins beyond the saved position, or as our JSON does. Its record was never acknowledged,
@@ -433,13 +433,13 @@ class FileSink(Sink):
                 kept = array("Q")
                 kept.frombytes(base64.b64decode(rest[0]))
                 awaited.update(kept)
-            for path, start in self._beyond(int(inode), int(size)):
+            for path, start in self._files_written_after(int(inode), int(size)):
                 awaited.update(self._keys(path, start))
         self._set_awaited(awaited)
         if awaited:
             _log.info("%d lines written after the last checkpoint are awaited again", awaited.total())
 
-    def _beyond(self, inode: int, size: int) -> list[tuple[Path, int]]:
+    def _files_written_after(self, inode: int, size: int) -> list[tuple[Path, int]]:
         """Give the files that were written after a position, each with the offset to begin at."""
         if inode == self._inode:
             return [(self._path, size)] if size <= self._size else []
@@ -479,7 +479,7 @@ class FileSink(Sink):
                 fresh.append(line)
         return b"".join(fresh)
 
-    def _forget_in_time(self) -> None:
+    def _expire_awaited(self) -> None:
         now = self._clock.monotonic()
         if self._matched is None:
             self._matched = now

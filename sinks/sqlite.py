@@ -175,36 +175,38 @@ class SqliteSink(Sink):
 
     def _insert(self, db: apsw.Connection, rows: _sql.Rows) -> None:
         table = zip(*rows.texts, rows.created, rows.markers or (), strict=True)
-        tails = set(rows.tails)
+        resource_columns = set(rows.resource_columns)
         db.execute("BEGIN IMMEDIATE")
-        new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
+        new = {shared.key: shared.json for shared in resource_columns if shared.key and shared.key not in self._known}
         if new:
             db.executemany(
                 f'INSERT INTO "{self._config.table}_resources" VALUES (?, ?) ON CONFLICT DO NOTHING',  # noqa: S608 - checked name
                 new.items(),
             )
-        if len(tails) == 1:
-            db.executemany(self._statement(rows.tails[0].columns), table)
+        if len(resource_columns) == 1:
+            db.executemany(self._statement(rows.resource_columns[0].columns), table)
         else:
-            by_tail: dict[_sql.Tail, list[tuple[str | None, ...]]] = {tail: [] for tail in tails}
-            for tail, row in zip(rows.tails, table, strict=True):
-                by_tail[tail].append(row)
-            for tail, some in by_tail.items():
-                db.executemany(self._statement(tail.columns), some)
+            by_resource: dict[_sql.ResourceColumns, list[tuple[str | None, ...]]] = {
+                shared: [] for shared in resource_columns
+            }
+            for shared, row in zip(rows.resource_columns, table, strict=True):
+                by_resource[shared].append(row)
+            for shared, some in by_resource.items():
+                db.executemany(self._statement(shared.columns), some)
         db.execute("COMMIT")
         self._known |= new.keys()
 
-    def _statement(self, tail: tuple[str | None, ...]) -> str:
+    def _statement(self, shared: tuple[str | None, ...]) -> str:
         """The resource's columns stand in the text: five values a row need not be bound, a fifth of the cost."""
-        statement = self._statements.get(tail)
+        statement = self._statements.get(shared)
         if statement is None:
             if len(self._statements) >= 1000:
                 self._statements.clear()
             names = ", ".join(f'"{name}"' for name in self._mapping.sent)
-            marks = ", ".join("?" * (len(self._mapping.names) - len(tail)))
-            texts = ", ".join(map(_literal, tail))
+            marks = ", ".join("?" * (len(self._mapping.names) - len(shared)))
+            texts = ", ".join(map(_literal, shared))
             statement = f'INSERT INTO "{self._config.table}" ({names}) VALUES ({marks}, {texts}) ON CONFLICT DO NOTHING'  # noqa: S608 - names are checked, texts are escaped
-            self._statements[tail] = statement
+            self._statements[shared] = statement
         return statement
 
     def _maintain(self, db: apsw.Connection) -> None:

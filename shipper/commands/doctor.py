@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from shipper.config.types import Config
     from shipper.doctor.host import Host, Identity
-    from shipper.doctor.row import Row
+    from shipper.doctor.result import CheckResult
 
 _HELP = """Look at everything that keeps logs from arriving, and say how to mend it.
 
@@ -55,27 +55,27 @@ def command(
         identity = _named(user)
         config = load(path, os.environ)
     except ConfigError as error:
-        return _tell(configuration.refused(error), as_json=as_json, quiet=quiet)
+        return _print_results(configuration.refused(error), as_json=as_json, quiet=quiet)
     host = _host(config, url, identity)
-    return _tell(examine(config, host, online=not offline, canary=not no_canary), as_json=as_json, quiet=quiet)
+    return _print_results(examine(config, host, online=not offline, canary=not no_canary), as_json=as_json, quiet=quiet)
 
 
-def examine(config: Config, host: Host, *, online: bool, canary: bool) -> Iterator[Row]:
+def examine(config: Config, host: Host, *, online: bool, canary: bool) -> Iterator[CheckResult]:
     """Give every row, in the order of the checks."""
     from shipper.clock import SystemClock
     from shipper.doctor import clock, configuration, docker, files, form, limits, sinks, state
 
     seen = docker.containers(config)
     found = files.logs(config, seen)
-    yield from configuration.rows(config, host)
-    yield form.row(host)
-    yield from files.rows(config, host, seen)
-    yield from docker.rows(config, seen)
-    yield from limits.rows(config, host, found)
-    yield from state.rows(config, host)
-    yield from clock.rows(host, found)
+    yield from configuration.results(config, host)
+    yield form.result(host)
+    yield from files.results(config, host, seen)
+    yield from docker.results(config, seen)
+    yield from limits.results(config, host, found)
+    yield from state.results(config, host)
+    yield from clock.results(host, found)
     if online:
-        yield from sinks.rows(config, SystemClock(), canary=canary)
+        yield from sinks.results(config, SystemClock(), canary=canary)
 
 
 def _named(user: str | None) -> Identity | None:
@@ -124,21 +124,21 @@ def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
     return host
 
 
-def _tell(rows: Iterator[Row], *, as_json: bool, quiet: bool) -> int:
+def _print_results(results: Iterator[CheckResult], *, as_json: bool, quiet: bool) -> int:
     from shipper.commands.marks import mark, say
     from shipper.reading.display import visible
     from shipper.units import counted
 
     counts = {"ok": 0, "warn": 0, "fail": 0}
     kept = []
-    for row in rows:
-        counts[row.verdict] += 1
+    for result in results:
+        counts[result.verdict] += 1
         if as_json:
-            kept.append(row)
-        elif not quiet or row.verdict != "ok":
-            say(f"{mark(row.verdict)} {row.id} {row.what:<12} {visible(row.evidence)}")
-            if row.fix:
-                say(f"                   fix: {visible(row.fix)}")
+            kept.append(result)
+        elif not quiet or result.verdict != "ok":
+            say(f"{mark(result.verdict)} {result.id} {result.what:<12} {visible(result.evidence)}")
+            if result.fix:
+                say(f"                   fix: {visible(result.fix)}")
     if as_json:
         import json
 

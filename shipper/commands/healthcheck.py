@@ -52,15 +52,17 @@ def command(*, path: Path, url: str | None, timeout: float) -> int:
 
 def _line(state: dict[str, Any], *, alive: bool) -> str:
     if not alive:
-        return _one(f"failed: {'; '.join(map(str, state.get('faults') or ['the daemon says so and gives no reason']))}")
+        return _one_line(
+            f"failed: {'; '.join(map(str, state.get('faults') or ['the daemon says so and gives no reason']))}"
+        )
     away = [
         f"{name} is {item.get('state')}" + (f" ({item['detail']})" if item.get("detail") else "")
         for name, item in state.get("components", {}).items()
         if item.get("state") != "ok"
     ]
-    return _one(f"ok; {'; '.join(away)}") if away else "ok"
+    return _one_line(f"ok; {'; '.join(away)}") if away else "ok"
 
 
-def _one(text: str) -> str:
+def _one_line(text: str) -> str:
     """Make it one line that cannot command a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -205,7 +205,7 @@ def _colored(wish: str) -> bool:
 def _print(records: Iterator[Record], output: str, *, zone: tzinfo, now: int, color: bool, pager: bool) -> int:
     from shipper.reading import display
 
-    shows: dict[str, display.Show] = {
+    shows: dict[str, display.RecordFormat] = {
         "pretty": display.Pretty(zone=zone, now_ns=now, color=color),
         "json": display.json_line,
         "raw": display.raw_line,

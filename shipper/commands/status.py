@@ -50,16 +50,16 @@ def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
     except ConfigError as error:
         if url:
             raise click.UsageError(str(error)) from error
-        return _down(path, str(error), as_json=as_json, brief=brief)
+        return _print_unreachable(path, str(error), as_json=as_json, brief=brief)
     except SilentError as error:
-        return _down(path, str(error), as_json=as_json, brief=brief)
+        return _print_unreachable(path, str(error), as_json=as_json, brief=brief)
     verdict = judge(status)
     if as_json:
         import msgspec
 
         _print_json({**_verdict(verdict), **msgspec.to_builtins(status)})
     elif brief:
-        click.echo(_brief(verdict))
+        click.echo(_one_line(verdict))
     else:
         _show(status, verdict)
     return 1 if brief and verdict.word != "OK" else 0
@@ -113,14 +113,14 @@ def _show(status: Status, verdict: Verdict) -> None:
     for name, sink in status.sinks.items():
         letters = status.waiting[name].dead_letters if name in status.waiting else 0
         say(
-            f"{mark(_tone(sink, letters))} sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
+            f"{mark(_color(sink, letters))} sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
             f"  lag {format_duration(sink.oldest_seconds)}  backlog {format_size(sink.backlog_bytes)}"
             f"  spill {format_size(sink.spill_bytes)} of {format_size(sink.spill_limit)}"
             f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}"
         )
-        for line in _trouble(sink):
+        for line in _sink_details(sink):
             say(f"    {visible(line)}")
-    for line in _left({name: item for name, item in status.waiting.items() if name not in status.sinks}):
+    for line in _unconfigured_sinks({name: item for name, item in status.waiting.items() if name not in status.sinks}):
         say(f"{mark('warn')} {line}")
     for cause, size in status.lost_bytes.items():
         say(f"{mark('fail')} lost since the start: {format_size(size)} ({cause})")
@@ -129,13 +129,13 @@ def _show(status: Status, verdict: Verdict) -> None:
     say(f"next: {verdict.next}")
 
 
-def _tone(sink: SinkStatus, letters: int) -> str:
+def _color(sink: SinkStatus, letters: int) -> str:
     if sink.state in {"ok", "starting"}:
         return "warn" if letters else "ok"
     return "fail" if sink.state in {"parked", "failed"} else "warn"
 
 
-def _trouble(sink: SinkStatus) -> Iterator[str]:
+def _sink_details(sink: SinkStatus) -> Iterator[str]:
     """Say what is wrong with a sink, or, when it is well again, what was."""
     from shipper.units import format_duration
 
@@ -150,7 +150,7 @@ def _trouble(sink: SinkStatus) -> Iterator[str]:
         yield sink.detail
 
 
-def _left(waiting: dict[str, Waiting]) -> Iterator[str]:
+def _unconfigured_sinks(waiting: dict[str, Waiting]) -> Iterator[str]:
     """Say what waits on disk for sinks that nothing delivers to."""
     from shipper.units import counted, format_size
 
@@ -159,7 +159,7 @@ def _left(waiting: dict[str, Waiting]) -> Iterator[str]:
         yield f"{name}: {spill}; {counted(item.dead_letters, 'dead letter')}"
 
 
-def _down(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:
+def _print_unreachable(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:
     """Say that nobody answers, and what the state directory alone tells."""
     from shipper.commands.marks import mark, painted, say
     from shipper.config.loader import load
@@ -189,14 +189,14 @@ def _down(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:
 
         _print_json({**_verdict(verdict), "state_dir": str(state_dir or ""), "waiting": msgspec.to_builtins(waiting)})
     elif brief:
-        click.echo(_brief(verdict))
+        click.echo(_one_line(verdict))
     else:
         say(f"VERDICT: {painted('DOWN', 'fail')}")
         for text in verdict.reasons:
             say(f"{mark('fail')} {text}")
         if state_dir is not None and not trouble:
             say(f"  state {state_dir}: {'' if waiting else 'nothing waits for any sink'}".rstrip())
-        for line in _left(waiting):
+        for line in _unconfigured_sinks(waiting):
             say(f"  {line}")
         say(f"next: {verdict.next}")
     return _UNAVAILABLE
@@ -206,7 +206,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
     return {"verdict": verdict.word, "reasons": verdict.reasons, "next": verdict.next}
 
 
-def _brief(verdict: Verdict) -> str:
+def _one_line(verdict: Verdict) -> str:
     text = "; ".join(verdict.reasons)
     return " ".join("".join(c if c.isprintable() else " " for c in f"{verdict.word}: {text}").split()) if text else "OK"
 

@@ -48,10 +48,10 @@ def command(*, path: Path, parser: str, limit: int, output: str) -> int:
     """Show what lines become."""
     from shipper.parse import Parser
 
-    reading, positions = Parser(parser), _Memory()
+    reading, positions = Parser(parser), _MemoryPositions()
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="shipper-test-parse-") as work:
-        copied = _Copy(path, Path(work), limit=limit)
+        copied = _LinesCopy(path, Path(work), limit=limit)
         for batch in _read(copied.source(), positions):
             reading.parse(batch)
             for record in batch.records():
@@ -59,15 +59,15 @@ def command(*, path: Path, parser: str, limit: int, output: str) -> int:
                 text = _json(record) if output == "json" else _pretty(record, copied.line_of(record.offset))
                 sys.stdout.buffer.write(text.encode("utf-8", "replace"))
     sys.stdout.flush()
-    told = ", ".join(f"{count} {level}" for level, count in counts.most_common())
+    summary = ", ".join(f"{count} {level}" for level, count in counts.most_common())
     kind = "Docker json-file" if copied.docker else "plain"
-    click.echo(f"-- {kind}: {copied.lines} lines became {counts.total()} records: {told or 'none'} --", err=True)
+    click.echo(f"-- {kind}: {copied.lines} lines became {counts.total()} records: {summary or 'none'} --", err=True)
     for cause in positions.causes:
         click.echo(f"lost: {cause}", err=True)
     return 3 if positions.causes else 0
 
 
-class _Copy:
+class _LinesCopy:
     """The first lines of the file, unpacked and put where a source would find them."""
 
     def __init__(self, path: Path, work: Path, *, limit: int) -> None:
@@ -109,7 +109,7 @@ class _Copy:
         return max(1, bisect_right(self._starts, offset))
 
 
-class _Memory:
+class _MemoryPositions:
     """Positions that begin at nothing and end with the command."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class _Memory:
         """Undated lines are shown undated."""
 
 
-def _read(source: Source, positions: _Memory) -> Iterator[Batch]:
+def _read(source: Source, positions: _MemoryPositions) -> Iterator[Batch]:
     from shipper.clock import SystemClock
     from shipper.source import SourceContext
 

@@ -24,7 +24,7 @@ def convert_struct(node: Node, cls: type[Any], where: str, problems: Problems) -
     ``where`` is the dotted name of the section, such as ``sinks.mysql``, for the texts.
     """
     if not isinstance(node.value, dict):
-        problems.add("E-CFG-TYPE", node, f"{where}: expected a mapping of keys to values, got {told(node)}")
+        problems.add("E-CFG-TYPE", node, f"{where}: expected a mapping of keys to values, got {shown(node)}")
         return None
     before = len(problems)
     fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
@@ -59,7 +59,7 @@ def without_secrets(text: str, node: Node) -> str:
     return masked_url(text)
 
 
-def told(node: Node, *, secret: bool = False) -> str:
+def shown(node: Node, *, secret: bool = False) -> str:
     """Say what a node holds, without giving away secrets or what came from the environment."""
     value = node.value
     if node.source is not None and not isinstance(value, list | dict):
@@ -203,7 +203,7 @@ def _check(value: Any, node: Node, *, kind: Any, where: str, problems: Problems,
             hint = f"; {close}" if close.startswith("did") else ""
         elif str in arms(kind) and isinstance(node.value, int | float):
             hint = "; put it in quotes" if not unit(kind, default) else ""
-        text = f"{where}: expected {expected(kind, msgspec.NODEFAULT if secret else default)}, got {told(node, secret=secret)}{hint}"
+        text = f"{where}: expected {expected(kind, msgspec.NODEFAULT if secret else default)}, got {shown(node, secret=secret)}{hint}"
         problems.add("E-CFG-TYPE", node, text)
         return _BAD
     return made

@@ -17,7 +17,7 @@ import msgspec
 from xxhash import xxh3_128_hexdigest
 
 from shipper import registry
-from shipper.config.convert import convert_struct, metas, told, without_secrets
+from shipper.config.convert import convert_struct, metas, shown, without_secrets
 from shipper.config.document import Node, Problems, parse
 from shipper.config.types import SHUTDOWN_TIMEOUT, STATE_DIR, Config, HttpConfig, LogConfig
 from shipper.errors import ConfigError
@@ -122,7 +122,7 @@ class _Loading:
         node: Node | None = self._root.value.get(key)
         return node
 
-    def _components(self, key: str, kind: registry.Kind, example: str) -> dict[str, Any]:
+    def _components(self, key: str, kind: registry.ComponentKind, example: str) -> dict[str, Any]:
         node = self._child(key)
         if node is None or node.value is None or node.value == {}:
             if example:
@@ -130,7 +130,7 @@ class _Loading:
                 self._problems.add("E-CFG-MISSING", place, f"{key}: at least one is needed, such as {example}")
             return {}
         if not isinstance(node.value, dict):
-            text = f"{key}: expected a mapping of names to {key}, got {told(node)}"
+            text = f"{key}: expected a mapping of names to {key}, got {shown(node)}"
             self._problems.add("E-CFG-TYPE", node, text)
             return {}
         made: dict[str, Any] = {}
@@ -157,16 +157,16 @@ class _Loading:
             and registry.lacks_package(registry.SINKS, kind.value)
         )
 
-    def _class(self, section: Node, kind: registry.Kind, where: str) -> type[Any] | None:
+    def _class(self, section: Node, kind: registry.ComponentKind, where: str) -> type[Any] | None:
         if not isinstance(section.value, dict):
-            text = f"{where}: expected a mapping with a type, such as {{type: name}}, got {told(section)}"
+            text = f"{where}: expected a mapping with a type, such as {{type: name}}, got {shown(section)}"
             self._problems.add("E-CFG-TYPE", section, text)
             return None
         named = section.value.get("type")
         if named is None or not isinstance(named.value, str):
             known = ", ".join(registry.names(kind))
             code = "E-CFG-MISSING" if named is None else "E-CFG-TYPE"
-            what = "key 'type' is missing" if named is None else f"type: expected text, got {told(named)}"
+            what = "key 'type' is missing" if named is None else f"type: expected text, got {shown(named)}"
             self._problems.add(code, named or section, f"{where}: {what}; known types: {known}")
             return None
         try:
@@ -280,11 +280,11 @@ class _Loading:
         for item in items:
             if not isinstance(item.value, str):
                 example = known[0] if known else "mysql"
-                text = f"{key}: expected the name of a sink or a list of names, such as {example}, got {told(item)}"
+                text = f"{key}: expected the name of a sink or a list of names, such as {example}, got {shown(item)}"
                 self._problems.add("E-CFG-TYPE", item, text)
             elif item.value not in known:
                 hint = registry.suggestion(item.value, known, noun="sinks")
-                self._problems.add("E-CFG-REF", item, f"{key}: there is no sink {told(item)}; {hint}")
+                self._problems.add("E-CFG-REF", item, f"{key}: there is no sink {shown(item)}; {hint}")
             elif item.value in {name for name, _ in found}:
                 self._problems.add("E-CFG-REF", item, f"{key}: sink {item.value!r} is named twice; remove one")
             else:
@@ -308,7 +308,7 @@ class _Loading:
             return ()
         if not isinstance(node.value, list):
             example = "[{match: 'level>=error', to: mysql}]"
-            text = f"routes: expected a list of routes, such as {example}, got {told(node)}"
+            text = f"routes: expected a list of routes, such as {example}, got {shown(node)}"
             self._problems.add("E-CFG-TYPE", node, text)
             return ()
         made = []
@@ -343,7 +343,7 @@ class _Loading:
             given = self._environ.get("STATE_DIRECTORY", "").split(":")[0]
             return Path(given) if given else STATE_DIR
         if not isinstance(node.value, str) or not node.value:
-            text = f"state_dir: expected a path, such as {STATE_DIR}, got {told(node)}"
+            text = f"state_dir: expected a path, such as {STATE_DIR}, got {shown(node)}"
             self._problems.add("E-CFG-TYPE", node, text)
             return STATE_DIR
         return Path(self._absolute(node.value))
@@ -367,7 +367,7 @@ class _Loading:
                 return parse_duration(node.value)
         except ValueError:
             pass
-        text = f"shutdown_timeout: expected a duration, such as 30s, got {told(node)}"
+        text = f"shutdown_timeout: expected a duration, such as 30s, got {shown(node)}"
         self._problems.add("E-CFG-TYPE", node, text)
         return SHUTDOWN_TIMEOUT
 

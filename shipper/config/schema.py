@@ -58,7 +58,7 @@ def schema(*, plugins: bool = True) -> dict[str, Any]:
     }
 
 
-def _components(kind: registry.Kind, definitions: dict[str, Any], *, plugins: bool) -> dict[str, Any]:
+def _components(kind: registry.ComponentKind, definitions: dict[str, Any], *, plugins: bool) -> dict[str, Any]:
     rules = []
     known = []
     for name in registry.names(kind, plugins=plugins):

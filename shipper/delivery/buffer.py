@@ -59,10 +59,10 @@ class Buffer:
         self._disk = not spill.empty
         self._taken: list[Cursor | None] = []  # one entry per batch that was peeked and not yet acked
         self._taken_records: list[int] = []  # how many records each has
-        self._afloat = 0  # peeked records whose spilled copy was dropped: lost only if they are never acked
+        self._dropped_in_flight = 0  # peeked records whose spilled copy was dropped: lost only if they are never acked
         self._condition = threading.Condition()
         self._closed = False
-        self._left = False
+        self._abandoned = False
         self._waiting_since = clock.monotonic()
         #: Called without the lock whenever room appears, so that a waiting reader reads on.
         self.on_room: Callable[[], None] = lambda: None
@@ -107,9 +107,9 @@ class Buffer:
         with self._condition:
             if self.empty():
                 self._waiting_since = self._clock.monotonic()
-            if not self._left and (safe or not self.room()):
+            if not self._abandoned and (safe or not self.room()):
                 if not self._disk:
-                    self._to_disk()
+                    self._move_to_disk()
                 self._append(batch)
                 self._disk = True
                 if batch.span is not None:
@@ -123,9 +123,9 @@ class Buffer:
         """Move everything pending to disk, so that it is safe. Raises OSError; then it stays in memory."""
         with self._condition:
             if not self._disk and self._memory:
-                self._to_disk()
+                self._move_to_disk()
 
-    def _to_disk(self) -> None:
+    def _move_to_disk(self) -> None:
         try:
             for batch in self._memory:
                 self._append(batch)
@@ -143,21 +143,21 @@ class Buffer:
 
     def _append(self, batch: Batch) -> None:
         while self._drop_oldest and self._spill.full and not self._spill.empty:
-            lost = self._spill.drop_oldest() - self._keep_afloat(self._spill.cursor)
+            lost = self._spill.drop_oldest() - self._count_in_flight(self._spill.cursor)
             self._on_cursor(self._spill.cursor)
             log.error("spill is full: oldest records dropped, as when_full says", records=lost)
             self._on_dropped(lost)
         self._spill.append(batch)
 
-    def _keep_afloat(self, cursor: Cursor) -> int:
+    def _count_in_flight(self, cursor: Cursor) -> int:
         """Count the peeked records before the cursor: the delivery still holds them and may yet deliver them."""
-        afloat = 0
+        in_flight = 0
         for index, taken in enumerate(self._taken):
             if taken is not None and taken <= cursor:
-                afloat += self._taken_records[index]
+                in_flight += self._taken_records[index]
                 self._taken_records[index] = 0
-        self._afloat += afloat
-        return afloat
+        self._dropped_in_flight += in_flight
+        return in_flight
 
     def peek(self, *, records: int, size: int, timeout: float) -> list[Batch]:
         """Give the oldest pending batches, at most so many records and bytes, at least one batch if there is any.
@@ -205,7 +205,7 @@ class Buffer:
         spans: list[Span] = []
         cursor: Cursor | None = None
         with self._condition:
-            if self._left:
+            if self._abandoned:
                 return
             self._waiting_since = self._clock.monotonic()
             was_full = not self.room()
@@ -223,7 +223,7 @@ class Buffer:
                         spans.append(batch.span)
             self._taken = []
             self._taken_records = []
-            self._afloat = 0
+            self._dropped_in_flight = 0
             on_acked(spans, cursor)
             room = was_full and self.room()
         if room:
@@ -241,12 +241,12 @@ class Buffer:
         A thread that outlives its pipeline (a write that hangs) must not touch what the next pipeline has opened.
         """
         with self._condition:
-            self._left = True
+            self._abandoned = True
             self._spill.close()
-            afloat, self._afloat = self._afloat, 0
-        if afloat:
-            log.error("records dropped from the full spill were not delivered in time either", records=afloat)
-            self._on_dropped(afloat)
+            in_flight, self._dropped_in_flight = self._dropped_in_flight, 0
+        if in_flight:
+            log.error("records dropped from the full spill were not delivered in time either", records=in_flight)
+            self._on_dropped(in_flight)
 
 
 def _weight(batch: Batch) -> int:

@@ -132,7 +132,7 @@ class Delivery:
         try:
             self._ensure_open()
             while not self._stop.is_set():
-                with self._outside():
+                with self._idle():
                     batches = self.buffer.peek(
                         records=self.sink.limits.records, size=self.sink.limits.bytes, timeout=3600.0
                     )
@@ -145,14 +145,14 @@ class Delivery:
             pass
         except BaseException as error:
             log.error("delivery ended by a fault of our own; restart the daemon", sink=self.name, exc_info=True)
-            self._health.report(self._component, "failed", _bug(error))
+            self._health.report(self._component, "failed", _describe_bug(error))
             self.failing_since = self.failing_since or self._clock.monotonic()
         finally:
             self._health.rest(self._component)
             self.sink.close()
 
     @contextmanager
-    def _outside(self) -> Iterator[None]:
+    def _idle(self) -> Iterator[None]:
         """Mark what may take as long as it likes: the sink's own calls and waiting. Everything else must go on."""
         self._health.rest(self._component)
         try:
@@ -168,13 +168,13 @@ class Delivery:
             while True:
                 try:
                     taken = self._write(batch, rejected)
-                    self._bury(rejected)
+                    self._dead_letter(rejected)
                     break
                 except StateError as error:
                     # Dead letters that cannot be kept must not be dropped: the batch waits.
                     rejected.clear()
                     self._failed(RetryableError(str(error), code="state"))
-                except _TryAllAgain:
+                except _RetryBatch:
                     continue
             self._metrics.acked(self.name, taken)
         position = self.sink.position()
@@ -188,7 +188,7 @@ class Delivery:
             try:
                 self._ensure_open()
                 try:
-                    with self._outside():
+                    with self._idle():
                         self.sink.write(batch)
                 finally:
                     self._count_diverted()
@@ -198,14 +198,16 @@ class Delivery:
                 refusal = error
                 break
             except (PermanentError, *_BUGS) as error:
-                refusal = error if isinstance(error, SinkError) else PermanentError(_bug(error), code="bug")
+                refusal = error if isinstance(error, SinkError) else PermanentError(_describe_bug(error), code="bug")
                 if not isinstance(error, SinkError):
-                    log.error("the sink tripped over a record", sink=self.name, error=_bug(error), exc_info=error)
+                    log.error(
+                        "the sink tripped over a record", sink=self.name, error=_describe_bug(error), exc_info=error
+                    )
                     self._open = False
                 break
             except Exception as error:
-                log.error("unexpected fault of the sink", sink=self.name, error=_bug(error), exc_info=error)
-                self._failed(RetryableError(_bug(error), code=type(error).__name__))
+                log.error("unexpected fault of the sink", sink=self.name, error=_describe_bug(error), exc_info=error)
+                self._failed(RetryableError(_describe_bug(error), code=type(error).__name__))
             else:
                 self._succeeded()
                 return len(batch)
@@ -258,9 +260,9 @@ class Delivery:
                     code=error.code,
                 )
             )
-            raise _TryAllAgain
+            raise _RetryBatch
 
-    def _bury(self, rejected: list[tuple[Batch, SinkError]]) -> None:
+    def _dead_letter(self, rejected: list[tuple[Batch, SinkError]]) -> None:
         if not rejected:
             return
         batch = Batch.concat([one for one, _ in rejected])
@@ -286,14 +288,14 @@ class Delivery:
         while not self._open:
             self._check_stop()
             try:
-                with self._outside():
+                with self._idle():
                     self.sink.open()
             except RetryableError as error:
                 error.maybe_taken = False  # whatever became of the request: opening stores no record
                 self._failed(error)
             except Exception as error:
-                log.error("cannot open the sink", sink=self.name, error=_bug(error), exc_info=error)
-                self._failed(RetryableError(_bug(error), code=type(error).__name__))
+                log.error("cannot open the sink", sink=self.name, error=_describe_bug(error), exc_info=error)
+                self._failed(RetryableError(_describe_bug(error), code=type(error).__name__))
             else:
                 self._open = True
                 self._note_position()
@@ -349,7 +351,7 @@ class Delivery:
         if self._attempt > 1:
             self._make_safe()
         self.retry_at = self._clock.monotonic() + delay
-        with self._outside():
+        with self._idle():
             self._clock.wait(self._stop, delay)
         self.retry_at = None
         self._check_stop()
@@ -366,12 +368,12 @@ class Delivery:
             raise _Stopped
 
 
-class _TryAllAgain(RetryableError):  # noqa: N818 - control flow, not an error
+class _RetryBatch(RetryableError):  # noqa: N818 - control flow, not an error
     """Take the refusals of this batch back and deliver it again from its start."""
 
     def __init__(self) -> None:
         super().__init__("all refused", code="suspicious")
 
 
-def _bug(error: BaseException) -> str:
+def _describe_bug(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

@@ -171,9 +171,9 @@ class Spill:
     @property
     def full(self) -> bool:
         """Whether the limit is reached, or the disk's last bytes: no further batch may be appended."""
-        return self.size + self._reserve > self._limit or self._cramped()
+        return self.size + self._reserve > self._limit or self._disk_nearly_full()
 
-    def _cramped(self) -> bool:
+    def _disk_nearly_full(self) -> bool:
         # The state directory exists before any spill: <state_dir>/spill/<sink>.
         return self._fs.free_bytes(self._directory.parent.parent) < self._kept_free
 
@@ -182,7 +182,7 @@ class Spill:
 
         Raises OSError (no space, say); then nothing was appended and the segment is as it was.
         """
-        if self._cramped():
+        if self._disk_nearly_full():
             raise OSError(errno.ENOSPC, f"No space left for the spill: {self._kept_free} bytes stay free for positions")
         payload = _encode(batch)
         frame = _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload), len(batch)) + payload

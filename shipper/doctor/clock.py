@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from shipper.doctor.row import Row, ok, several, warn
+from shipper.doctor.result import CheckResult, ok, several, warn
 from shipper.units import format_duration
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ _AHEAD = 60.0
 _FIX = "enable chrony or systemd-timesyncd on the host"
 
 
-def rows(host: Host, found: dict[str, list[str]]) -> Iterator[Row]:
+def results(host: Host, found: dict[str, list[str]]) -> Iterator[CheckResult]:
     """Check whether the clock is kept right, and whether it has been set back."""
     if host.clock is None:
         yield ok("D60", "the kernel does not say here")
@@ -25,7 +25,12 @@ def rows(host: Host, found: dict[str, list[str]]) -> Iterator[Row]:
         yield warn("D60", "nothing keeps this machine's clock right (the kernel says: not synchronised)", _FIX)
     else:
         yield ok("D60", f"synchronised, within {format_duration(host.clock.error)}")
-    ahead = {path: lead for paths in found.values() for path in paths if (lead := _lead(path, host.now)) > _AHEAD}
+    ahead = {
+        path: seconds
+        for paths in found.values()
+        for path in paths
+        if (seconds := _seconds_ahead(path, host.now)) > _AHEAD
+    }
     if ahead:
         worst = format_duration(max(ahead.values()))
         text = f"{several(list(ahead))}: written up to {worst} in the future, so this clock or the writer's is wrong"
@@ -34,7 +39,7 @@ def rows(host: Host, found: dict[str, list[str]]) -> Iterator[Row]:
         yield ok("D61", "no log is ahead of the clock")
 
 
-def _lead(path: str, now: float) -> float:
+def _seconds_ahead(path: str, now: float) -> float:
     try:
         return os.stat(path).st_mtime - now  # noqa: PTH116 - one of very many
     except OSError:

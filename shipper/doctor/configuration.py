@@ -11,7 +11,7 @@ import msgspec
 
 from shipper.config.loader import fingerprint
 from shipper.doctor.host import present
-from shipper.doctor.row import Row, fail, ok, several, warn
+from shipper.doctor.result import CheckResult, fail, ok, several, warn
 from shipper.secret import is_secret
 from shipper.units import counted, format_duration
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 _MOUNTED_SECRETS = "/run/secrets/"
 
 
-def refused(error: ConfigError) -> Iterator[Row]:
+def refused(error: ConfigError) -> Iterator[CheckResult]:
     """Give a row for every problem of a file that cannot be loaded."""
     for problem in error.problems:
         yield fail("D01", problem, "correct it, then: shipper check")
 
 
-def rows(config: Config, host: Host) -> Iterator[Row]:
+def results(config: Config, host: Host) -> Iterator[CheckResult]:
     """Check what can be said about a file that loads, and about the daemon."""
     parts = f"{counted(len(config.sources), 'source')}, {counted(len(config.sinks), 'sink')}"
     yield ok("D01", f"{config.path}: {parts}, active: {', '.join(config.active)}")
@@ -41,10 +41,10 @@ def rows(config: Config, host: Host) -> Iterator[Row]:
         yield _reload(config, host)
 
 
-def _secrets(config: Config) -> Row:
+def _secrets(config: Config) -> CheckResult:
     open_files = []
     path = config.path
-    if path is not None and path.is_file() and path.stat().st_mode & 0o004 and _tells_secrets(path):
+    if path is not None and path.is_file() and path.stat().st_mode & 0o004 and _has_literal_secret(path):
         open_files.append(str(path))
     for section in config.sinks.values():
         for field in msgspec.structs.fields(type(section)):
@@ -60,25 +60,25 @@ def _secrets(config: Config) -> Row:
     return ok("D02", "nobody else can read them")
 
 
-def _tells_secrets(path: Path) -> bool:
+def _has_literal_secret(path: Path) -> bool:
     """Tell whether the file itself holds a secret, and not only the name of a variable or of a file."""
     from shipper.config.document import Problems, parse  # noqa: PLC0415 - only for files that everyone can read
 
-    def told(node: Node) -> bool:
+    def is_literal_secret(node: Node) -> bool:
         if isinstance(node.value, list):
-            return any(map(told, node.value))
+            return any(map(is_literal_secret, node.value))
         if isinstance(node.value, dict):
             return any(
-                told(child) or (is_secret(key) and isinstance(child.value, str) and child.source is None)
+                is_literal_secret(child) or (is_secret(key) and isinstance(child.value, str) and child.source is None)
                 for key, child in node.value.items()
             )
         return False
 
     root = parse(path.read_text(encoding="utf-8-sig"), os.environ, Problems(str(path)))
-    return root is not None and told(root)
+    return root is not None and is_literal_secret(root)
 
 
-def _daemon(config: Config, host: Host) -> Row:
+def _daemon(config: Config, host: Host) -> CheckResult:
     if host.status is not None:
         status = host.status
         if status.faults:
@@ -94,7 +94,7 @@ def _daemon(config: Config, host: Host) -> Row:
     return ok("D03", "none has run yet")
 
 
-def _reload(config: Config, host: Host) -> Row:
+def _reload(config: Config, host: Host) -> CheckResult:
     assert host.status is not None
     running, reload = host.status.config, f"kill -HUP {host.status.pid}"
     if not running.valid:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.doctor.row import Row, ok, several, warn
+from shipper.doctor.result import CheckResult, ok, several, warn
 from shipper.sources.docker import DockerConfig
 from shipper.tailing.container import Container
 from shipper.units import counted
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _JSON_FILE = 'logging: {driver: json-file, options: {max-size: 10m, max-file: "3"}}'
-_AGAIN = "then make the container anew (docker compose up -d --force-recreate {name})"
+_RECREATE = "then make the container anew (docker compose up -d --force-recreate {name})"
 
 
-class Seen(msgspec.Struct, frozen=True):
+class ContainerLog(msgspec.Struct, frozen=True):
     """A container that a source wants: its log, its names, and its LogConfig; ``None`` where that cannot be read.
 
     ``service`` is what its compose file calls it, or else its name.
@@ -44,7 +44,7 @@ class Seen(msgspec.Struct, frozen=True):
         return self.directory / f"{self.directory.name}-json.log"
 
 
-def containers(config: Config) -> list[Seen]:
+def containers(config: Config) -> list[ContainerLog]:
     """Give every container that a docker source wants. What may not be listed is left to the permission check."""
     found = []
     for source, section in config.sources.items():
@@ -64,20 +64,20 @@ def containers(config: Config) -> list[Seen]:
                 continue
             driver, options = _log_config(directory / "hostconfig.json")
             service = container.labels.get("com.docker.compose.service") or container.name
-            found.append(Seen(source, directory, container.name, service, container.known, driver, options))
+            found.append(ContainerLog(source, directory, container.name, service, container.known, driver, options))
     return found
 
 
 def _log_config(path: Path) -> tuple[str | None, dict[str, str]]:
     try:
         host: Any = json.loads(path.read_bytes())
-        told = host["LogConfig"]
-        return str(told["Type"]), {str(key): str(value) for key, value in (told.get("Config") or {}).items()}
+        declared = host["LogConfig"]
+        return str(declared["Type"]), {str(key): str(value) for key, value in (declared.get("Config") or {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None, {}
 
 
-def rows(config: Config, seen: list[Seen]) -> Iterator[Row]:
+def results(config: Config, seen: list[ContainerLog]) -> Iterator[CheckResult]:
     """Check the logging options of all containers together: one row for each kind of fault."""
     if not any(isinstance(section, DockerConfig) for section in config.sources.values()):
         return
@@ -96,24 +96,24 @@ def rows(config: Config, seen: list[Seen]) -> Iterator[Row]:
     if others:
         text = ", ".join(f"{item.name} logs with {item.driver}" for item in others[:5])
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        yield warn("D20", f"{text}{more}: nothing of it is read", f"{_JSON_FILE}, {_again(others)}")
+        yield warn("D20", f"{text}{more}: nothing of it is read", f"{_JSON_FILE}, {_recreate(others)}")
     else:
         yield ok("D20", f"{counted(len(ours), 'container')} with json-file")
-    yield _told(
+    yield _result_for_all(
         "D21",
         [item for item in ours if _size(item) is None],
         "the log grows without limit until the disk is full",
         'options: {max-size: 10m, max-file: "3"}',
         "all logs are rotated",
     )
-    yield _told(
+    yield _result_for_all(
         "D22",
         [item for item in ours if _size(item) is not None and item.options.get("max-file", "1").strip() == "1"],
         "max-file is 1, so each rotation deletes what was not read yet",
         'options: {max-file: "3"}',
         "old files are kept until they are read",
     )
-    yield _told(
+    yield _result_for_all(
         "D23",
         [item for item in ours if item.options.get("mode") == "non-blocking"],
         "mode is non-blocking, so Docker drops lines when its buffer is full",
@@ -122,17 +122,17 @@ def rows(config: Config, seen: list[Seen]) -> Iterator[Row]:
     )
 
 
-def _told(identifier: str, items: list[Seen], trouble: str, options: str, well: str) -> Row:
+def _result_for_all(identifier: str, items: list[ContainerLog], trouble: str, options: str, well: str) -> CheckResult:
     if not items:
         return ok(identifier, well)
-    return warn(identifier, f"{several([item.name for item in items])}: {trouble}", f"{options}, {_again(items)}")
+    return warn(identifier, f"{several([item.name for item in items])}: {trouble}", f"{options}, {_recreate(items)}")
 
 
-def _again(items: list[Seen]) -> str:
-    return _AGAIN.format(name=" ".join(dict.fromkeys(item.service for item in items)))
+def _recreate(items: list[ContainerLog]) -> str:
+    return _RECREATE.format(name=" ".join(dict.fromkeys(item.service for item in items)))
 
 
-def _size(item: Seen) -> str | None:
+def _size(item: ContainerLog) -> str | None:
     """Give max-size, or None for what Docker takes as unlimited."""
     size = item.options.get("max-size", "").strip()
     return None if size in {"", "0", "-1"} else size

@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
-from shipper.doctor.docker import Seen
+from shipper.doctor.docker import ContainerLog
 from shipper.doctor.host import Host, Identity, is_directory, present
-from shipper.doctor.row import Row, fail, ok, several, warn
+from shipper.doctor.result import CheckResult, fail, ok, several, warn
 from shipper.sources.docker import DockerConfig
 from shipper.sources.file import FileConfig
 from shipper.state.volume import filesystem_of
@@ -40,7 +40,7 @@ class Obstacle(NamedTuple):
     bits: int
 
 
-def logs(config: Config, seen: list[Seen]) -> dict[str, list[str]]:
+def logs(config: Config, seen: list[ContainerLog]) -> dict[str, list[str]]:
     """Give the files that every source would read now, by source."""
     found: dict[str, list[str]] = {}
     for name, section in config.sources.items():
@@ -62,7 +62,7 @@ def logs(config: Config, seen: list[Seen]) -> dict[str, list[str]]:
     return found
 
 
-def rows(config: Config, host: Host, seen: list[Seen]) -> Iterator[Row]:
+def results(config: Config, host: Host, seen: list[ContainerLog]) -> Iterator[CheckResult]:
     """Check all that is read."""
     found = logs(config, seen)
     for name in config.sources:
@@ -71,11 +71,11 @@ def rows(config: Config, host: Host, seen: list[Seen]) -> Iterator[Row]:
     yield from _names(config, seen, host.identity)
     yield _filesystems(config, found, host.root)
     yield _rotation(found, host.root)
-    yield _twice(config, found)
-    yield _loop(config, found, host)
+    yield _read_by_two_sources(config, found)
+    yield _own_output(config, found, host)
 
 
-def _found(config: Config, name: str, paths: list[str], identity: Identity) -> Row:
+def _found(config: Config, name: str, paths: list[str], identity: Identity) -> CheckResult:
     section = config.sources[name]
     if isinstance(section, DockerConfig):
         if not is_directory(section.path) and obstacle(Path(section.path), identity, _READ | _PASS) is None:
@@ -111,7 +111,7 @@ def _expected(pattern: str) -> bool:
     return is_directory(Path(*fixed)) if fixed else True
 
 
-def _permissions(config: Config, found: dict[str, list[str]], host: Host) -> Iterator[Row]:
+def _permissions(config: Config, found: dict[str, list[str]], host: Host) -> Iterator[CheckResult]:
     identity = host.identity
     blocked: dict[str, list[tuple[str, Obstacle]]] = {}
     total = 0
@@ -139,8 +139,8 @@ def _permissions(config: Config, found: dict[str, list[str]], host: Host) -> Ite
     if blocked:
         return
     if closed:
-        told = ", ".join(f"{counted(count, 'file')} of {name}" for name, count in closed.items())
-        text = f"the daemon cannot read {told}, though permissions let {identity}: something else keeps it out"
+        counts = ", ".join(f"{counted(count, 'file')} of {name}" for name, count in closed.items())
+        text = f"the daemon cannot read {counts}, though permissions let {identity}: something else keeps it out"
         fix = (
             "look for 'cannot be read' in its log, then at systemd's ProtectHome= and ReadOnlyPaths=, SELinux, AppArmor"
         )
@@ -234,7 +234,7 @@ def _user_name(uid: int) -> str:
         return str(uid)
 
 
-def _names(config: Config, seen: list[Seen], identity: Identity) -> Iterator[Row]:
+def _names(config: Config, seen: list[ContainerLog], identity: Identity) -> Iterator[CheckResult]:
     if not any(isinstance(section, DockerConfig) for section in config.sources.values()):
         return
     closed = []
@@ -250,7 +250,7 @@ def _names(config: Config, seen: list[Seen], identity: Identity) -> Iterator[Row
         yield ok("D12", f"{counted(len(seen), 'container')} known by name")
 
 
-def _filesystems(config: Config, found: dict[str, list[str]], root: Path) -> Row:
+def _filesystems(config: Config, found: dict[str, list[str]], root: Path) -> CheckResult:
     places = {str(Path(path).parent) for paths in found.values() for path in paths}
     places |= {section.path for section in config.sources.values() if isinstance(section, DockerConfig)}
     kinds = {place: filesystem_of(Path(place), root) for place in sorted(places)}
@@ -261,7 +261,7 @@ def _filesystems(config: Config, found: dict[str, list[str]], root: Path) -> Row
     return ok("D13", f"what is read is on {', '.join(sorted(set(filter(None, kinds.values())))) or 'disk'}")
 
 
-def _rotation(found: dict[str, list[str]], root: Path) -> Row:
+def _rotation(found: dict[str, list[str]], root: Path) -> CheckResult:
     paths = [path for group in found.values() for path in group]
     for rules in (root / "etc/logrotate.conf", *sorted((root / "etc/logrotate.d").glob("*"))):
         try:
@@ -279,7 +279,7 @@ def _rotation(found: dict[str, list[str]], root: Path) -> Row:
     return ok("D14", "no logrotate rule copies and truncates what is read")
 
 
-def _twice(config: Config, found: dict[str, list[str]]) -> Row:
+def _read_by_two_sources(config: Config, found: dict[str, list[str]]) -> CheckResult:
     readers: dict[str, list[str]] = {}
     for name, paths in found.items():
         for path in paths:
@@ -294,7 +294,7 @@ def _twice(config: Config, found: dict[str, list[str]]) -> Row:
     return ok("D15", "every file is read by one source")
 
 
-def _loop(config: Config, found: dict[str, list[str]], host: Host) -> Row:
+def _own_output(config: Config, found: dict[str, list[str]], host: Host) -> CheckResult:
     state = os.path.realpath(config.state_dir)
     own = {os.path.realpath(path): f"sink {name}" for name, path in _written(config)}
     if host.status is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from shipper.doctor.row import Row, ok, warn
+from shipper.doctor.result import CheckResult, ok, warn
 from shipper.native import CHOSEN
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _FIX = (
 )
 
 
-def row(host: Host) -> Row:
+def result(host: Host) -> CheckResult:
     """Tell which form this installation has. Pure Python costs time alone, and whoever chose it needs no advice."""
     if not host.why_pure:
         return ok("D05", "compiled")

@@ -177,7 +177,7 @@ def kernel_clock() -> ClockState | None:
         adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
     except (OSError, AttributeError):
         return None
-    told = _Timex()
-    if adjtimex(ctypes.byref(told)) < 0:
+    timex = _Timex()
+    if adjtimex(ctypes.byref(timex)) < 0:
         return None
-    return ClockState(not told.status & _STA_UNSYNC, told.maxerror / 1e6)
+    return ClockState(not timex.status & _STA_UNSYNC, timex.maxerror / 1e6)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shipper.doctor.row import Row, fail, ok, warn
+from shipper.doctor.result import CheckResult, fail, ok, warn
 from shipper.sources.docker import DockerConfig
 from shipper.tailing.bytes import SPARE_DESCRIPTORS
 from shipper.units import counted
@@ -20,14 +20,14 @@ _INOTIFY = "proc/sys/fs/inotify"
 _SYSCTL = "sysctl -w {key}={value}, and write that to /etc/sysctl.d/shipper.conf (on the host, not in a container)"
 
 
-def rows(config: Config, host: Host, found: dict[str, list[str]]) -> Iterator[Row]:
+def results(config: Config, host: Host, found: dict[str, list[str]]) -> Iterator[CheckResult]:
     """Check the limits against the files that are there now."""
     yield _watches(config, host, found)
     yield _instances(host)
     yield _descriptors(host, sum(map(len, found.values())))
 
 
-def _watches(config: Config, host: Host, found: dict[str, list[str]]) -> Row:
+def _watches(config: Config, host: Host, found: dict[str, list[str]]) -> CheckResult:
     need = len({Path(path).parent for paths in found.values() for path in paths})
     for section in config.sources.values():
         if isinstance(section, DockerConfig):
@@ -41,7 +41,7 @@ def _watches(config: Config, host: Host, found: dict[str, list[str]]) -> Row:
     return ok("D30", f"max_user_watches {have if have is not None else 'unknown'}, need {need}")
 
 
-def _instances(host: Host) -> Row:
+def _instances(host: Host) -> CheckResult:
     have = host.number(f"{_INOTIFY}/max_user_instances")
     used = sum(_instances_of(process, host.identity.uid) for process in (host.root / "proc").glob("[0-9]*"))
     # A daemon that runs has its one already.
@@ -62,7 +62,7 @@ def _instances_of(process: Path, uid: int) -> int:
     return links.count("anon_inode:inotify")
 
 
-def _descriptors(host: Host, files: int) -> Row:
+def _descriptors(host: Host, files: int) -> CheckResult:
     have = host.files_allowed
     need = files + SPARE_DESCRIPTORS
     if 0 <= have < need:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from shipper.delivery.canary import examine
-from shipper.doctor.row import Row
+from shipper.doctor.result import CheckResult
 from shipper.routing.router import Router
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ IDS = {
 }  # fmt: skip
 
 
-def rows(config: Config, clock: Clock, *, canary: bool) -> Iterator[Row]:
+def results(config: Config, clock: Clock, *, canary: bool) -> Iterator[CheckResult]:
     """Examine every sink in use, one after the other; ``canary`` also writes a test record to each."""
     for name in Router(config.active, config.routes).sinks:
         for finding in examine(config.sinks[name], clock=clock, canary=canary):
             fix = finding.fix if finding.verdict != "ok" else ""
             identifier = IDS.get(finding.what, "D79")
-            yield Row(identifier, f"{name} {finding.what}", finding.verdict, finding.evidence, fix)
+            yield CheckResult(identifier, f"{name} {finding.what}", finding.verdict, finding.evidence, fix)

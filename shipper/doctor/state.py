@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from shipper.delivery.survey import StateSurvey
 from shipper.doctor.files import described
 from shipper.doctor.host import Host, Identity, is_directory, present
-from shipper.doctor.row import Row, fail, ok, several, warn
+from shipper.doctor.result import CheckResult, fail, ok, several, warn
 from shipper.errors import StateError
 from shipper.routing.router import Router
 from shipper.state.volume import filesystem_of, short_lived
@@ -27,11 +27,11 @@ _REMOTE = frozenset({"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "glusterfs", "
 _PARTS = ("lock", "state.db", "state.db-wal", "spill", "dead-letter")
 
 
-def rows(config: Config, host: Host) -> Iterator[Row]:
+def results(config: Config, host: Host) -> Iterator[CheckResult]:
     """Check the directory and what is in it."""
     directory = config.state_dir
     yield _writable(directory, host.identity)
-    yield _lasting(directory, host.root)
+    yield _outlives_restart(directory, host.root)
     yield from _space(config)
     yield _locks(directory, host.root)
     yield _damage(directory)
@@ -43,7 +43,7 @@ def rows(config: Config, host: Host) -> Iterator[Row]:
         return
     yield _leftover(config, waiting)
     yield from _spills(config, waiting)
-    yield from _letters(waiting)
+    yield from _dead_letters(waiting)
 
 
 def _existing(directory: Path) -> Path:
@@ -53,7 +53,7 @@ def _existing(directory: Path) -> Path:
     return directory
 
 
-def _writable(directory: Path, identity: Identity) -> Row:
+def _writable(directory: Path, identity: Identity) -> CheckResult:
     owner = f"{identity.uid}:{identity.gids[0] if identity.gids else identity.uid}"
     place = _existing(directory)
     if os.statvfs(place).f_flag & os.ST_RDONLY:
@@ -85,17 +85,17 @@ def _may_write(place: Path, identity: Identity) -> bool:
     return identity.may(status, 2) and (not directory or identity.may(status, 1))
 
 
-def _lasting(directory: Path, root: Path) -> Row:
+def _outlives_restart(directory: Path, root: Path) -> CheckResult:
     found = short_lived(directory, root)
     if found is None:
         return ok("D41", f"{directory} stays")
     return (fail if found.certain else warn)("D41", found.reason, found.fix)
 
 
-def _space(config: Config) -> Iterator[Row]:
+def _space(config: Config) -> Iterator[CheckResult]:
     place = _existing(config.state_dir)
-    told = os.statvfs(place)
-    free = told.f_bavail * told.f_frsize
+    usage = os.statvfs(place)
+    free = usage.f_bavail * usage.f_frsize
     used = Router(config.active, config.routes).sinks
     may = sum(parse_size(config.sinks[name].buffer.max_size) for name in used)
     if free < _LEAST_FREE:
@@ -105,20 +105,20 @@ def _space(config: Config) -> Iterator[Row]:
         names = " and ".join(f"sinks.{name}.buffer.max_size" for name in used)
         together = " together" if len(used) > 1 else ""
         yield warn("D42", text, f"lower {names} to {format_size(free // 2)}{together}, or give the disk more room")
-    elif told.f_files and told.f_favail < _LEAST_INODES:
-        yield fail("D42", f"{told.f_favail} inodes are free at {place}", "delete files there, or move state_dir")
+    elif usage.f_files and usage.f_favail < _LEAST_INODES:
+        yield fail("D42", f"{usage.f_favail} inodes are free at {place}", "delete files there, or move state_dir")
     else:
         yield ok("D42", f"{format_size(free)} are free at {place}, the spill may take {format_size(may)}")
 
 
-def _locks(directory: Path, root: Path) -> Row:
+def _locks(directory: Path, root: Path) -> CheckResult:
     kind = filesystem_of(directory, root)
     if kind in _REMOTE:
         return fail("D43", f"{directory} is on {kind}, where SQLite's locks fail", "set state_dir to a local disk")
     return ok("D43", f"{directory} is on {kind or 'a local disk'}")
 
 
-def _damage(directory: Path) -> Row:
+def _damage(directory: Path) -> CheckResult:
     found = sorted(map(str, directory.glob("state.db.damaged-*"))) if is_directory(directory) else []
     if found:
         text = f"{several(found)}: positions were damaged and set aside, files were read again under the same ids"
@@ -126,7 +126,7 @@ def _damage(directory: Path) -> Row:
     return ok("D44", "no state was damaged")
 
 
-def _leftover(config: Config, waiting: dict[str, Waiting]) -> Row:
+def _leftover(config: Config, waiting: dict[str, Waiting]) -> CheckResult:
     left = [name for name, item in waiting.items() if item.spill_bytes and name not in config.sinks]
     if left:
         name = left[0]
@@ -135,7 +135,7 @@ def _leftover(config: Config, waiting: dict[str, Waiting]) -> Row:
     return ok("D45", "no spill is left over")
 
 
-def _spills(config: Config, waiting: dict[str, Waiting]) -> Iterator[Row]:
+def _spills(config: Config, waiting: dict[str, Waiting]) -> Iterator[CheckResult]:
     for name, item in waiting.items():
         limit = parse_size(config.sinks[name].buffer.max_size) if name in config.sinks else 0
         if limit and item.spill_bytes > NEARLY_FULL * limit:
@@ -147,7 +147,7 @@ def _spills(config: Config, waiting: dict[str, Waiting]) -> Iterator[Row]:
     yield ok("D46", f"{format_size(total)} wait on disk")
 
 
-def _letters(waiting: dict[str, Waiting]) -> Iterator[Row]:
+def _dead_letters(waiting: dict[str, Waiting]) -> Iterator[CheckResult]:
     refused = {name: item.dead_letters for name, item in waiting.items() if item.dead_letters}
     for name, count in refused.items():
         fix = f"shipper dead-letters ls --sink {name}; mend the cause, then: shipper dead-letters retry --sink {name}"

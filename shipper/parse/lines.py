@@ -43,14 +43,16 @@ _FRAME = re.compile(r"^\s+at \S", re.MULTILINE)
 _PYTHON_LAST = re.compile(r"^((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?:: ?(.*))?$", re.MULTILINE)
 _GO = re.compile(r"^(?:\S+ \S+ )?(?:http: )?(panic(?: serving \S+)?|fatal error): (.*)$", re.MULTILINE)
 _THROWN = re.compile(r"((?:[\w$]+[./])*[\w$]*(?:Error|Exception|Throwable))(?: \[[\w$.-]+\])?(?:: (.*?))?(?: \{)?$")
-_LONE = re.compile(r"(?:Uncaught )?((?:[A-Za-z_$][\w$]*\.)*[A-Za-z_$]*(?:Error|Exception))(?: \[[\w$.-]+\])?: (.*)")
+_BARE_EXCEPTION = re.compile(
+    r"(?:Uncaught )?((?:[A-Za-z_$][\w$]*\.)*[A-Za-z_$]*(?:Error|Exception))(?: \[[\w$.-]+\])?: (.*)"
+)
 _UNICODE = re.compile(r"\\(?:u([0-9a-fA-F]{4})(?:\\u([0-9a-fA-F]{4}))?|.)", re.DOTALL)
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class Line(NamedTuple):
+class ParsedLine(NamedTuple):
     """What one line became. ``time_key`` names the attribute that ``time`` was read from, ``""`` if none."""
 
     severity: int
@@ -60,17 +62,17 @@ class Line(NamedTuple):
     time_key: str = ""
 
 
-class Reader:
+class LineParser:
     """Recognises lines one at a time. ``text`` is without ANSI codes; ``raw`` is the line as written."""
 
     def __init__(self, clocks: Clocks) -> None:
         self._clocks = clocks
 
-    def auto(self, text: str) -> Line:
+    def auto(self, text: str) -> ParsedLine:
         """Recognise any line. A line that is like none of the formats is plain: info, the line as message."""
         text = text.rstrip("\r\n")
         if not text:
-            return Line(INFO, "", {})
+            return ParsedLine(INFO, "", {})
         first = text[0]
         if first == "{" or (first.isspace() and text.lstrip()[:1] == "{"):
             found = self.json(text)
@@ -78,18 +80,18 @@ class Reader:
                 return found
         found = self.fallback(text)
         if found is None and "\n" in text:
-            return self._lines(text)
+            return self._multiline(text)
         if found is None and '] "' in text:
             found = self.access(text)
         if found is None and "=" in text:
             found = self.logfmt(text)
         return found if found is not None else self._plain(text)
 
-    def plain(self, text: str) -> Line:
+    def plain(self, text: str) -> ParsedLine:
         """Take a line as it is."""
-        return Line(INFO, text.rstrip("\r\n"), {})
+        return ParsedLine(INFO, text.rstrip("\r\n"), {})
 
-    def json(self, text: str) -> Line | None:
+    def json(self, text: str) -> ParsedLine | None:
         """Read a JSON object; None if it is none, or is one that JSON of ours could not carry (NaN, too deep)."""
         text = text.strip()
         if text[:1] != "{" or text[-1:] != "}":
@@ -101,12 +103,12 @@ class Reader:
             if "\\u" not in text:
                 return None
             try:
-                attributes = _decode(_UNICODE.sub(_mend, _SURROGATES.sub("�", text)))
+                attributes = _decode(_UNICODE.sub(_without_half_pair, _SURROGATES.sub("�", text)))
             except (msgspec.MsgspecError, UnicodeError, RecursionError):
                 return None
         return self.structured(attributes, text)
 
-    def structured(self, attributes: dict[str, Any], raw: str) -> Line:
+    def structured(self, attributes: dict[str, Any], raw: str) -> ParsedLine:
         """Turn a decoded object into a line: level and message leave the attributes."""
         severity = take_level(attributes)
         message = raw
@@ -119,7 +121,7 @@ class Reader:
         if "\x1b" in message:
             message = ANSI.sub("", message)
         time, time_key = self.time_of(attributes)
-        return Line(severity, message, attributes, time, time_key)
+        return ParsedLine(severity, message, attributes, time, time_key)
 
     def time_of(self, attributes: dict[str, Any]) -> tuple[Moment | None, str]:
         """Find the line's own time among its attributes, and the key it stands under."""
@@ -130,7 +132,7 @@ class Reader:
                     return moment, key
         return None, ""
 
-    def fallback(self, text: str) -> Line | None:
+    def fallback(self, text: str) -> ParsedLine | None:
         """Read ``ISO-time [level] message``, where the message may span lines."""
         match = _FALLBACK.match(text)
         if match is None:
@@ -140,9 +142,9 @@ class Reader:
             return None
         message = text[match.end() :]
         found = exception_of(message) if "\n" in message else None
-        return Line(severity, message, found[0] if found else {}, self._clocks.iso(match[1]))
+        return ParsedLine(severity, message, found[0] if found else {}, self._clocks.iso(match[1]))
 
-    def access(self, text: str) -> Line | None:
+    def access(self, text: str) -> ParsedLine | None:
         """Read a common or combined access-log line; fields after those are left in the message alone."""
         match = _ACCESS.match(text)
         if match is None:
@@ -170,14 +172,14 @@ class Reader:
         if agent is not None and agent != "-":
             attributes["user_agent"] = _unescape(agent)
         start = self._clocks.access(date)
-        return Line(
+        return ParsedLine(
             severity_of_status(status),
             text,
             attributes,
             None if start is None else Moment(start, 1_000_000, zoned=True),
         )
 
-    def logfmt(self, text: str) -> Line | None:
+    def logfmt(self, text: str) -> ParsedLine | None:
         """Read ``key=value key="quoted value"``. Every word must be a pair, so that prose with an ``=`` is left alone."""
         if _LOGFMT_START.match(text) is None:
             return None
@@ -197,9 +199,9 @@ class Reader:
                 message = ANSI.sub("", attributes.pop(key))
                 break
         time, time_key = self.time_of(attributes)
-        return Line(severity, message, attributes, time, time_key)
+        return ParsedLine(severity, message, attributes, time, time_key)
 
-    def _lines(self, text: str) -> Line:
+    def _multiline(self, text: str) -> ParsedLine:
         # A record of several lines that the source joined: a trace, maybe after a line of log that led to it.
         found = exception_of(text)
         if found is None:
@@ -210,11 +212,11 @@ class Reader:
         first = text.partition("\n")[0]
         line = self._plain(first)
         if first in {headline, line.message}:
-            return Line(severity, headline, attributes, line.time)
+            return ParsedLine(severity, headline, attributes, line.time)
         # A line of log with its own level led to the trace.
-        return Line(line.severity, line.message, {**line.attributes, **attributes}, line.time)
+        return ParsedLine(line.severity, line.message, {**line.attributes, **attributes}, line.time)
 
-    def _plain(self, text: str) -> Line:
+    def _plain(self, text: str) -> ParsedLine:
         stamp = _STAMPED.match(text)
         time = None if stamp is None else self._clocks.iso(stamp[1])
         head = _HEAD.match(text, 0 if stamp is None else stamp.end())
@@ -226,19 +228,19 @@ class Reader:
                 bracket is not None or word in BARE or (colon is not None and word not in {"Error", "Note", "note"})
             ):
                 if logger is not None and stamp is None:
-                    return Line(severity, text, {})
+                    return ParsedLine(severity, text, {})
                 name = logger or (root if word in BARE else None)
                 start = head.end() if root is None or name is not None else head.start(5)
-                return Line(severity, text[start:], {} if name is None else {"logger": name}, time)
+                return ParsedLine(severity, text[start:], {} if name is None else {"logger": name}, time)
         if stamp is not None or text[:1] == "[":
             for match in _LOOSE.finditer(text, 0, _LOOSE_REACH):
                 severity = severity_of(match[1] or match[2])
                 if severity is not None:
-                    return Line(severity, text, {}, time)
-        lone = _LONE.match(text)
-        if lone is not None:
-            return Line(ERROR, text, {"exception.type": lone[1], "exception.message": lone[2]}, time)
-        return Line(INFO, text, {}, time)
+                    return ParsedLine(severity, text, {}, time)
+        exception = _BARE_EXCEPTION.match(text)
+        if exception is not None:
+            return ParsedLine(ERROR, text, {"exception.type": exception[1], "exception.message": exception[2]}, time)
+        return ParsedLine(INFO, text, {}, time)
 
 
 def exception_of(text: str) -> tuple[dict[str, Any], int, str] | None:
@@ -281,10 +283,10 @@ def _exception(text: str, kind: str, message: str | None) -> dict[str, Any]:
 
 
 def _unescape(text: str) -> str:
-    return text if "\\" not in text else _ESCAPE.sub(_unescaped, text)
+    return text if "\\" not in text else _ESCAPE.sub(_unescape_match, text)
 
 
-def _unescaped(match: re.Match[str]) -> str:
+def _unescape_match(match: re.Match[str]) -> str:
     char = match[1]
     return _ESCAPED.get(char) or (char if char in '"\\' else match[0])
 
@@ -293,7 +295,7 @@ def _as_json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _mend(match: re.Match[str]) -> str:
+def _without_half_pair(match: re.Match[str]) -> str:
     high, low = match[1], match[2]
     if high is None:
         return match[0]

@@ -3,7 +3,7 @@
 Speed decides the shape of this module. Lines of the common forms go to `shipper.native`, where that is compiled. Of all
 others, JSON lines of a batch are decoded in one call, and the common forms of access-log and fallback lines are cut by
 ``str.split`` and slices inside the loop, without a function call or a regular expression per line; every line that is
-not of a common form goes to `shipper.parse.lines.Reader`, which is exact and slower. All ways give the same result, and
+not of a common form goes to `shipper.parse.lines.LineParser`, which is exact and slower. All ways give the same result, and
 tests hold them to it.
 
 Whose time a record gets is decided by `shipper.parse.recordtime`; a line of a plain file without a time keeps 0 here.
@@ -21,7 +21,7 @@ from shipper.errors import ConfigError
 from shipper.native import compiled
 from shipper.parse import access
 from shipper.parse.levels import ANSI, INFO, KNOWN, LEVEL_KEYS, take_level
-from shipper.parse.lines import Line, Reader, without_surrogates
+from shipper.parse.lines import LineParser, ParsedLine, without_surrogates
 from shipper.parse.recordtime import settle, settle_parts
 from shipper.parse.times import SECOND, Clocks
 from shipper.record import Batch
@@ -32,7 +32,7 @@ FORMATS: Final = ("auto", "json", "logfmt", "access", "fallback", "plain")
 _STRING: Final = {str}
 
 
-class _Stated(msgspec.Struct, gc=False):
+class _LevelFields(msgspec.Struct, gc=False):
     """What a JSON line says of its level, under each of `LEVEL_KEYS` and in their order; all else is passed over."""
 
     level: Any = None
@@ -53,7 +53,9 @@ def _without_ansi(lines: list[str], rows: Sequence[int]) -> list[str]:
     return lines
 
 
-def _place(batch: Batch, rows: list[int], severities: list[int], messages: list[str], documents: list[Any]) -> None:
+def _fill_columns(
+    batch: Batch, rows: list[int], severities: list[int], messages: list[str], documents: list[Any]
+) -> None:
     if len(rows) == len(batch):
         batch.severities, batch.messages, batch.attributes = severities, messages, documents
         return
@@ -75,9 +77,9 @@ class Parser:
             raise ConfigError(f"no parser is called {format!r}; use one of {', '.join(FORMATS)}")
         self.format = format
         self._clocks = Clocks()
-        self._reader = Reader(self._clocks)
+        self._line_parser = LineParser(self._clocks)
         self._decoder = msgspec.json.Decoder(dict[str, Any])
-        self._levels = msgspec.json.Decoder(_Stated)
+        self._levels = msgspec.json.Decoder(_LevelFields)
 
     def parse(self, batch: Batch) -> None:
         """Fill severities, messages, attributes and times of the batch in place. Never fails on a line.
@@ -92,7 +94,7 @@ class Parser:
         rows: Sequence[int] = range(count)
         severities = [INFO] * count
         messages = list(raws)
-        attributes: list[dict[str, Any]] = [{} for _ in raws] if self.format == "plain" else [_NONE] * count
+        attributes: list[dict[str, Any]] = [{} for _ in raws] if self.format == "plain" else [_NO_ATTRIBUTES] * count
         if compiled is not None and self.format == "auto":
             rows = compiled.parse(
                 raws, batch.stamps, batch.times, batch.offsets, severities, messages, attributes, KNOWN
@@ -103,9 +105,11 @@ class Parser:
             for i in rows:
                 messages[i] = lines[i]
         if self.format == "auto":
-            self._each(batch, lines, self._common(batch, lines, self._objects(batch, lines, rows)))
+            self._parse_each(
+                batch, lines, self._parse_common_forms(batch, lines, self._parse_json_lines(batch, lines, rows))
+            )
         else:
-            self._each(batch, lines, range(count))
+            self._parse_each(batch, lines, range(count))
         if batch.marks:
             attributes = batch.attributes
             for i, mark in batch.marks.items():
@@ -128,7 +132,7 @@ class Parser:
         lines = _without_ansi(batch.raws, rows)
         objects = []
         requests = []
-        rest = []
+        others = []
         for i in rows:
             line = lines[i]
             if line[:1] == "{" and line[-1] == "}":
@@ -142,25 +146,25 @@ class Parser:
                 if close > 0 and severity is not None and self._is_second(line[:19]) and line[20:23].isdecimal():
                     severities[i] = severity
                 else:
-                    rest.append(i)
+                    others.append(i)
             else:
-                rest.append(i)
+                others.append(i)
         if objects:
-            rest += self._stated(severities, lines, objects)
+            others += self._json_levels(severities, lines, objects)
         if requests:
             found = access.cut([lines[i] for i in requests], self._clocks)
             if found is None:
-                rest += requests
+                others += requests
             else:
                 for i, (_, severity) in zip(requests, found.codes, strict=True):
                     severities[i] = severity
-        for i in rest:
-            severities[i] = self._reader.auto(lines[i]).severity
+        for i in others:
+            severities[i] = self._line_parser.auto(lines[i]).severity
 
     def _is_second(self, text: str) -> bool:
         return (self._clocks.starts.get(text) or self._clocks.second(text)) is not None
 
-    def _stated(self, severities: list[int], lines: list[str], rows: list[int]) -> list[int]:
+    def _json_levels(self, severities: list[int], lines: list[str], rows: list[int]) -> list[int]:
         """Fill the levels that JSON lines state; give the indexes of those that are no JSON after all."""
         texts = [lines[i] for i in rows]
         whole = "\n".join(texts)
@@ -170,13 +174,13 @@ class Parser:
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             stated = []
         if len(stated) != len(rows):
-            rest = []
+            others = []
             for i, doc in zip(rows, self._decode(texts), strict=True):
                 if doc is None:
-                    rest.append(i)
+                    others.append(i)
                 else:
                     severities[i] = take_level(doc)
-            return rest
+            return others
         try:
             found = [KNOWN[one.level] for one in stated]
         except (KeyError, TypeError):
@@ -185,10 +189,10 @@ class Parser:
             severities[i] = severity
         return []
 
-    def _objects(self, batch: Batch, lines: list[str], asked: Sequence[int]) -> list[int]:
+    def _parse_json_lines(self, batch: Batch, lines: list[str], asked: Sequence[int]) -> list[int]:
         """Parse the JSON lines of some rows, all decoded at once; give the indexes of all others."""
         rows: list[int] = []
-        rest: list[int] = []
+        others: list[int] = []
         texts: list[str] = []
         for i in asked:
             line = lines[i]
@@ -196,22 +200,22 @@ class Parser:
                 rows.append(i)
                 texts.append(line)
             else:
-                rest.append(i)
+                others.append(i)
         if not rows:
-            return rest
+            return others
         docs = self._decode(texts)
-        bulk = self._alike(docs)
+        bulk = self._take_levels_and_messages(docs)
         if bulk is None:
-            return rest + self._unlike(batch, lines, rows, docs)
+            return others + self._parse_objects(batch, lines, rows, docs)
         found, texts = bulk
-        _place(batch, rows, found, texts, docs)
+        _fill_columns(batch, rows, found, texts, docs)
         for i, doc in zip(rows, docs, strict=True):
             if "timestamp" in doc or "time" in doc or "ts" in doc or "@timestamp" in doc:
-                self._timed(batch, i, doc)
-        return rest
+                self._settle_time(batch, i, doc)
+        return others
 
     @staticmethod
-    def _alike(docs: list[Any]) -> tuple[list[int], list[str]] | None:
+    def _take_levels_and_messages(docs: list[Any]) -> tuple[list[int], list[str]] | None:
         """Take level and message out of documents that all have a known level and a text message.
 
         If one is different, give None, with every document as it was: then each is looked at on its own.
@@ -228,7 +232,7 @@ class Parser:
             del doc["level"], doc["message"]
         return found, texts
 
-    def _timed(self, batch: Batch, i: int, doc: dict[str, Any]) -> None:
+    def _settle_time(self, batch: Batch, i: int, doc: dict[str, Any]) -> None:
         """Settle the time of a document that has one."""
         # The commonest, an ISO text of Docker's own second or its neighbours, decides nothing.
         stamp = batch.stamps[i]
@@ -241,20 +245,20 @@ class Parser:
             and -SECOND <= start - stamp <= SECOND
         ):
             return
-        time, time_key = self._reader.time_of(doc)
+        time, time_key = self._line_parser.time_of(doc)
         if time is not None and settle(batch, i, time):
             del doc[time_key]
 
-    def _unlike(self, batch: Batch, lines: list[str], rows: list[int], docs: list[Any]) -> list[int]:
+    def _parse_objects(self, batch: Batch, lines: list[str], rows: list[int], docs: list[Any]) -> list[int]:
         """Parse documents one by one; give the indexes of the lines that are no JSON after all."""
         severities, messages, attributes = batch.severities, batch.messages, batch.attributes
         assert severities is not None
         assert messages is not None
         assert attributes is not None
-        rest: list[int] = []
+        others: list[int] = []
         for i, doc in zip(rows, docs, strict=True):
             if doc is None:
-                rest.append(i)
+                others.append(i)
                 continue
             try:
                 severities[i] = KNOWN[doc["level"]]
@@ -265,23 +269,23 @@ class Parser:
             if key:
                 message = doc.pop(key)
                 if message.__class__ is not str:
-                    message = self._message(doc, key, message, lines[i])
+                    message = self._message_text(doc, key, message, lines[i])
                 messages[i] = ANSI.sub("", message) if "\x1b" in message else message
-            self._timed(batch, i, doc)
+            self._settle_time(batch, i, doc)
             attributes[i] = doc
-        return rest
+        return others
 
-    def _common(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
+    def _parse_common_forms(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
         """Parse access-log and fallback lines of the common forms; give the indexes of all others."""
         requests = [i for i in rows if access.may_be_request(lines[i])]
-        if requests and self._requests(batch, lines, requests):
+        if requests and self._parse_access_lines(batch, lines, requests):
             if len(requests) == len(rows):
                 return []
             done = set(requests)
             rows = [i for i in rows if i not in done]
-        return self._fallbacks(batch, lines, rows)
+        return self._parse_fallback_lines(batch, lines, rows)
 
-    def _requests(self, batch: Batch, lines: list[str], rows: list[int]) -> bool:
+    def _parse_access_lines(self, batch: Batch, lines: list[str], rows: list[int]) -> bool:
         """Parse combined access-log lines, all cut at once; False, with nothing changed, if one is uncommon."""
         found = access.cut([lines[i] for i in rows], self._clocks)
         if found is None:
@@ -316,7 +320,7 @@ class Parser:
             settle_parts(batch, i, starts[date], 1_000_000)
         return True
 
-    def _fallbacks(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
+    def _parse_fallback_lines(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
         """Parse lines such as ``2026-11-22T10:00:00.000Z [error] message``; give the indexes of all others."""
         severities, messages, attributes = batch.severities, batch.messages, batch.attributes
         assert severities is not None
@@ -324,52 +328,52 @@ class Parser:
         assert attributes is not None
         clocks = self._clocks
         starts, known = clocks.starts, KNOWN
-        rest = []
+        others = []
         for i in rows:
             line = lines[i]
             if line[19:20] != "." or line[23:26] != "Z [" or "\n" in line:
-                rest.append(i)
+                others.append(i)
                 continue
             close = line.find("] ", 26, 42)
             severity = known.get(line[26:close])
             milliseconds = line[20:23]
             start = starts.get(line[:19]) or clocks.second(line[:19])
             if close < 0 or severity is None or start is None or not milliseconds.isdecimal():
-                rest.append(i)
+                others.append(i)
                 continue
             severities[i] = severity
             messages[i] = line[close + 2 :]
             attributes[i] = {}
             settle_parts(batch, i, start + int(milliseconds) * 1_000_000, 1000)
-        return rest
+        return others
 
-    def _each(self, batch: Batch, lines: list[str], rows: list[int] | range) -> None:
+    def _parse_each(self, batch: Batch, lines: list[str], rows: list[int] | range) -> None:
         """Parse lines one at a time."""
         severities, messages, attributes = batch.severities, batch.messages, batch.attributes
         assert severities is not None
         assert messages is not None
         assert attributes is not None
         for i in rows:
-            line = self._line(lines[i])
+            line = self._parse_line(lines[i])
             severities[i], message, attributes[i], time, time_key = line
             messages[i] = message if message.isascii() else without_surrogates(message)
             if time is not None and settle(batch, i, time) and time_key:
                 del attributes[i][time_key]
 
-    def _line(self, text: str) -> Line:
-        reader = self._reader
+    def _parse_line(self, text: str) -> ParsedLine:
+        parser = self._line_parser
         if self.format == "auto":
-            return reader.auto(text)
+            return parser.auto(text)
         found = None
         if self.format == "json":
-            found = reader.json(text)
+            found = parser.json(text)
         elif self.format == "logfmt":
-            found = reader.logfmt(text.rstrip("\r\n"))
+            found = parser.logfmt(text.rstrip("\r\n"))
         elif self.format == "access":
-            found = reader.access(text.rstrip("\r\n"))
+            found = parser.access(text.rstrip("\r\n"))
         elif self.format == "fallback":
-            found = reader.fallback(text.rstrip("\r\n"))
-        return found if found is not None else reader.plain(text)
+            found = parser.fallback(text.rstrip("\r\n"))
+        return found if found is not None else parser.plain(text)
 
     def _decode(self, texts: list[str]) -> list[Any]:
         # Each text begins with { and ends with }, so it is at least one value; as many values as texts is one each.
@@ -388,7 +392,7 @@ class Parser:
             return None  # the reader mends it or takes it as plain
 
     @staticmethod
-    def _message(doc: dict[str, Any], key: str, message: Any, line: str) -> str:
+    def _message_text(doc: dict[str, Any], key: str, message: Any, line: str) -> str:
         # A message that is no text: null is none, so the other key or the line stands in; all else is its JSON.
         if message is not None:
             return msgspec.json.encode(message).decode()
@@ -400,4 +404,4 @@ class Parser:
         return other if isinstance(other, str) else msgspec.json.encode(other).decode()
 
 
-_NONE: Final[dict[str, Any]] = {}
+_NO_ATTRIBUTES: Final[dict[str, Any]] = {}

@@ -27,11 +27,11 @@ def reparse(records: Iterable[Record], formats: Mapping[str, str]) -> Iterator[R
     has already are kept.
     """
     parsers: dict[str, Parser] = {}
-    rest = iter(records)
+    remaining = iter(records)
     size = _FIRST
-    while some := list(islice(rest, size)):
+    while chunk := list(islice(remaining, size)):
         size = _MORE
-        for source, group in groupby(some, key=lambda record: record.resource.source):
+        for source, group in groupby(chunk, key=lambda record: record.resource.source):
             if source not in parsers:
                 parsers[source] = Parser(formats.get(source, "auto"))
             yield from _parsed(list(group), parsers[source])

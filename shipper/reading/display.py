@@ -34,10 +34,10 @@ _CSV_COLUMNS = ("ts", "level", "service", "container", "host", "source", "stream
 #: Characters of one attribute that ``pretty`` shows; all other forms show it whole.
 LONGEST = 200
 
-Show = Callable[[Record], str]
+RecordFormat = Callable[[Record], str]
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class JsonRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """A record as one line of JSON. ``ts`` is RFC 3339 in UTC with nine digits."""
 
     ts: str
@@ -61,7 +61,7 @@ def visible(text: str) -> str:
 def json_line(record: Record) -> str:
     """Show a record as one line of JSON."""
     resource = record.resource
-    line = Line(
+    line = JsonRecord(
         ts=rfc3339(record.time_ns),
         level=record.level,
         message=record.message,
@@ -153,7 +153,7 @@ class Pretty:
             texts.pop("exception.message", None)
             lines = visible(trace).split("\n")
             more += lines[1:] if lines[0] == message else lines
-        attributes = _pairs({name: _cut(text) for name, text in texts.items()})
+        attributes = _pairs({name: _shorten(text) for name, text in texts.items()})
         parts = [
             self._paint(stamp, "2"),
             self._paint(f"{record.level.upper():<5}", _COLORS[record.level]),
@@ -168,7 +168,7 @@ class Pretty:
         return f"\x1b[{color}m{text}\x1b[0m" if self._color and text else text
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST} more)"
 
 

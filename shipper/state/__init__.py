@@ -1,1 +1,6 @@
-"""."""
+"""State: what must survive the daemon: how far every file is safe for every sink.
+
+`ledger` keeps that in memory, where readers and deliveries meet: begin there. `checkpoint` is its file ``state.db``,
+`volume` tells whether the state directory outlives the container. Imports `shipper.telemetry`, the contracts and the
+data model; knows no file format of a source and no backend.
+"""

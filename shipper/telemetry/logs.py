@@ -85,25 +85,25 @@ class Logger:
 
     def debug(self, event: str, **fields: Any) -> None:
         """Say what only someone who looks for a fault wants to know."""
-        self._say(logging.DEBUG, event, fields)
+        self._log(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Say what changed."""
-        self._say(logging.INFO, event, fields)
+        self._log(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Say what may need a human, though nothing is lost."""
-        self._say(logging.WARNING, event, fields)
+        self._log(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
         """Say what needs a human. ``exc_info=True`` or an exception adds the traceback."""
-        self._say(logging.ERROR, event, fields)
+        self._log(logging.ERROR, event, fields)
 
     def exception(self, event: str, **fields: Any) -> None:
         """Say an error with the traceback of the exception being handled."""
-        self._say(logging.ERROR, event, {"exc_info": True, **fields})
+        self._log(logging.ERROR, event, {"exc_info": True, **fields})
 
-    def _say(self, level: int, event: str, fields: dict[str, Any]) -> None:
+    def _log(self, level: int, event: str, fields: dict[str, Any]) -> None:
         if self._logger.isEnabledFor(level):
             exc_info = fields.pop("exc_info", None)
             self._logger.log(level, "%s", event, exc_info=exc_info, extra={"fields": {**self._fields, **fields}})
@@ -131,7 +131,7 @@ class StreamOutput:
         """The stream is the caller's."""
 
 
-class _Kind(msgspec.Struct):
+class _Repeats(msgspec.Struct):
     """Repeats of one event: the last one, when the window opened and how long it is, in monotonic seconds."""
 
     last: Event
@@ -148,14 +148,14 @@ class Grouping(logging.Handler):
         self.outputs = list(outputs)
         self._clock = clock
         self._mask = mask
-        self._kinds: OrderedDict[tuple[str, ...], _Kind] = OrderedDict()
+        self._repeats: OrderedDict[tuple[str, ...], _Repeats] = OrderedDict()
         self._closer: threading.Thread | None = None
         self._stopped = threading.Event()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record or count it as a repeat. Called under the handler's own lock."""
         try:
-            self._take(self._event(record))
+            self._write_or_count(self._event(record))
         except Exception:  # noqa: BLE001 - a log call that cannot be rendered must never stop what logged it
             self._write(Event(record.created, record.levelno, record.name, "an event could not be written", {}))
 
@@ -163,10 +163,10 @@ class Grouping(logging.Handler):
         """Write the counts of windows that are over; give the seconds until the next one is, None if none is open."""
         with self.lock or contextlib.nullcontext():
             now = self._clock.monotonic()
-            for key, kind in list(self._kinds.items()):
-                if everything or now - kind.opened >= kind.window:
-                    self._close_window(key, kind, now)
-            waits = [kind.opened + kind.window - now for kind in self._kinds.values() if kind.count]
+            for key, repeats in list(self._repeats.items()):
+                if everything or now - repeats.opened >= repeats.window:
+                    self._close_window(key, repeats, now)
+            waits = [repeats.opened + repeats.window - now for repeats in self._repeats.values() if repeats.count]
             return min(waits, default=None)
 
     def close(self) -> None:
@@ -194,45 +194,51 @@ class Grouping(logging.Handler):
         text = self._mask(str(value))
         return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}… ({len(text)} characters)"
 
-    def _take(self, event: Event) -> None:
+    def _write_or_count(self, event: Event) -> None:
         if event.level < logging.WARNING:
             self._write(event)
             return
         now = self._clock.monotonic()
         texts = (f"{name}={value}" for name, value in sorted(event.fields.items()) if isinstance(value, (str, list)))
         key = (event.component, event.text, str(event.fields.get("sink", "")), *texts)
-        kind = self._kinds.get(key)
-        if kind is not None and now - kind.opened >= kind.window:
-            self._close_window(key, kind, now)
-            kind = self._kinds.get(key)
-        if kind is not None:
-            kind.count += 1
-            kind.last = event
-            self._kinds.move_to_end(key)
+        repeats = self._repeats.get(key)
+        if repeats is not None and now - repeats.opened >= repeats.window:
+            self._close_window(key, repeats, now)
+            repeats = self._repeats.get(key)
+        if repeats is not None:
+            repeats.count += 1
+            repeats.last = event
+            self._repeats.move_to_end(key)
             self._close_later()
             return
-        for other, waiting in list(self._kinds.items()):
+        for other, waiting in list(self._repeats.items()):
             # A new text of the same event: say first how often the old one came, so that the order reads true.
             if other[:3] == key[:3] and waiting.count:
                 self._close_window(other, waiting, now)
-        if len(self._kinds) >= MAX_KINDS:
-            self._close_window(*next(iter(self._kinds.items())), now, forget=True)
-        self._kinds[key] = _Kind(event, now, FIRST_WINDOW)
+        if len(self._repeats) >= MAX_KINDS:
+            self._close_window(*next(iter(self._repeats.items())), now, forget=True)
+        self._repeats[key] = _Repeats(event, now, FIRST_WINDOW)
         self._write(event)
 
-    def _close_window(self, key: tuple[str, ...], kind: _Kind, now: float, *, forget: bool = False) -> None:
-        if kind.count:
-            last = kind.last
-            seconds = max(1.0, now - kind.opened)
+    def _close_window(self, key: tuple[str, ...], repeats: _Repeats, now: float, *, forget: bool = False) -> None:
+        if repeats.count:
+            last = repeats.last
+            seconds = max(1.0, now - repeats.opened)
             self._write(
                 Event(
-                    last.time, last.level, last.component, last.text, last.fields, repeats=kind.count, seconds=seconds
+                    last.time,
+                    last.level,
+                    last.component,
+                    last.text,
+                    last.fields,
+                    repeats=repeats.count,
+                    seconds=seconds,
                 )
             )
-            kind.opened, kind.window, kind.count = now, min(kind.window * 2, LONGEST_WINDOW), 0
+            repeats.opened, repeats.window, repeats.count = now, min(repeats.window * 2, LONGEST_WINDOW), 0
             if not forget:
                 return
-        del self._kinds[key]
+        del self._repeats[key]
 
     def _write(self, event: Event) -> None:
         for output in self.outputs:

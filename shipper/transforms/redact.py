@@ -194,9 +194,9 @@ class RedactTransform(Transform):
         """Mask a decoded text."""
         for rule in self._rules:
             if rule.card:
-                text = _DIGITS.sub(self._card, text)
+                text = _DIGITS.sub(self._redact_card_numbers, text)
             for pattern in rule.decoded:
-                text = self._sub(rule, pattern, text)
+                text = self._substitute(rule, pattern, text)
         return text
 
     def value(self, value: Any) -> Any:
@@ -204,7 +204,7 @@ class RedactTransform(Transform):
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, dict):
-            made = {self._name(key): self._member(key, member) for key, member in value.items()}
+            made = {self._redact_key(key): self._redact_member(key, member) for key, member in value.items()}
             return value if made == value else made
         if isinstance(value, list):
             return [self.value(member) for member in value]
@@ -232,9 +232,9 @@ class RedactTransform(Transform):
         masked = raw
         for rule in self._rules:
             if rule.card:
-                masked = _DIGITS.sub(self._card, masked)
+                masked = _DIGITS.sub(self._redact_card_numbers, masked)
             for pattern in rule.in_json:
-                masked = self._sub(rule, pattern, masked)
+                masked = self._substitute(rule, pattern, masked)
         try:
             if _decode(masked) == wanted:
                 return masked
@@ -242,25 +242,27 @@ class RedactTransform(Transform):
             pass
         return msgspec.json.encode(wanted).decode()
 
-    def _member(self, key: Any, member: Any) -> Any:
+    def _redact_member(self, key: Any, member: Any) -> Any:
         if isinstance(key, str) and member is not None and not isinstance(member, bool) and member != "":
             for rule in self._rules:
                 if rule.keys is not None and rule.keys.search(key) is not None:
                     text = member if isinstance(member, str) else msgspec.json.encode(member).decode()
-                    return member if text.startswith(_MARK) and text.endswith("]") else self._hidden(rule.name, text)
+                    return (
+                        member if text.startswith(_MARK) and text.endswith("]") else self._replacement(rule.name, text)
+                    )
         return self.value(member)
 
-    def _name(self, key: Any) -> Any:
+    def _redact_key(self, key: Any) -> Any:
         # A map keyed by e-mail addresses holds them too.
         return self.text(key) if isinstance(key, str) else key
 
-    def _hidden(self, name: str, secret: str) -> str:
+    def _replacement(self, name: str, secret: str) -> str:
         if not self._key:
             return f"{_MARK}{name}]"
         digest = blake2b(secret.encode("utf-8", "replace"), key=self._key, digest_size=6).hexdigest()
         return f"{_MARK}{name}#{digest}]"
 
-    def _sub(self, rule: _Rule, pattern: re.Pattern[str], text: str) -> str:
+    def _substitute(self, rule: _Rule, pattern: re.Pattern[str], text: str) -> str:
         groups = pattern.groupindex
 
         def replace(match: re.Match[str]) -> str:
@@ -268,16 +270,16 @@ class RedactTransform(Transform):
                 if group in groups and match[group] is not None:
                     break
             else:
-                return self._hidden(rule.name, match[0]) if match[0] else ""
+                return self._replacement(rule.name, match[0]) if match[0] else ""
             secret = match[group]
             if not secret or (secret.startswith(_MARK) and "]" not in secret.removesuffix("]")):
                 return match[0]
             begin, end = match.start(group) - match.start(), match.end(group) - match.start()
-            return match[0][:begin] + self._hidden(rule.name, secret) + match[0][end:]
+            return match[0][:begin] + self._replacement(rule.name, secret) + match[0][end:]
 
         return pattern.sub(replace, text)
 
-    def _card(self, match: re.Match[str]) -> str:
+    def _redact_card_numbers(self, match: re.Match[str]) -> str:
         text = match[0]
         # A card may have neighbours in its run of digits: try every piece that begins and ends at a separator.
         starts = [0, *(at + 1 for at, char in enumerate(text) if char in " -")]
@@ -286,8 +288,8 @@ class RedactTransform(Transform):
             for end in reversed(ends):
                 digits = text[start:end].replace(" ", "").replace("-", "")
                 if _CARD.fullmatch(digits) and _luhn(digits):
-                    rest = _DIGITS.sub(self._card, text[end:]) if end < len(text) else ""
-                    return text[:start] + self._hidden("card", digits) + rest
+                    rest = _DIGITS.sub(self._redact_card_numbers, text[end:]) if end < len(text) else ""
+                    return text[:start] + self._replacement("card", digits) + rest
         return text
 
 

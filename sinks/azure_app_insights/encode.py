@@ -32,10 +32,10 @@ from sinks._azure import (
     ByResource,
     Columns,
     Encoded,
-    alike,
     clean,
+    column_of,
     encoded,
-    moved,
+    remove_oversized,
     slices,
     start_of,
     tick_text,
@@ -94,7 +94,7 @@ class Marker(msgspec.Struct, omit_defaults=True):
     rest: int = 0
 
 
-class _Tail(msgspec.Struct, frozen=True, eq=False):
+class _ResourceJson(msgspec.Struct, frozen=True, eq=False):
     """What a resource adds to each of its items: properties, names that the marker must name, attributes that do not
     fit, tags; and the item's JSON up to its tags, from its time up to the severity, from there to the attributes that
     are JSON, and from those to the end of the marker.
@@ -146,48 +146,48 @@ class Encoder:
     def __init__(self, key: str, events: Sequence[str]) -> None:
         self._key = key
         self._events = tuple(events)
-        self._tails = ByResource(lambda resource: _make_tail(resource, key))
+        self._resource_json = ByResource(lambda resource: _make_resource_json(resource, key))
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._usual: set[str] = set()
 
     def encode(self, some: Columns) -> Encoded:
         """Encode records. Raises UnicodeEncodeError for lone surrogates."""
-        tails = list(map(self._tails.__getitem__, some.resources))
-        each_tail = set(tails)
+        resources = list(map(self._resource_json.__getitem__, some.resources))
+        distinct = set(resources)
         names: set[str] = set().union(*some.attributes)
-        unusual = self._unusual(names).union(*[names & tail.shown.keys() for tail in each_tail])
+        unusual = self._unusual(names).union(*[names & resource_json.shown.keys() for resource_json in distinct])
         properties: list[dict[Any, Any]] = some.attributes
-        end = alike(tails, attrgetter("end"))
-        careful: set[int] = set()
+        end = column_of(resources, attrgetter("end"))
+        unsure: set[int] = set()
         if unusual:
-            properties, ends = properties.copy(), [tail.end for tail in tails]
+            properties, ends = properties.copy(), [resource_json.end for resource_json in resources]
             end = (Kind.TEXT, ends)
             for place, attributes in enumerate(properties):
                 if unusual.isdisjoint(attributes):
                     continue
-                shape = self._shape(tuple(attributes), tails[place])
+                shape = self._shape(tuple(attributes), resources[place])
                 if shape.end is None:
-                    careful.add(place)
+                    unsure.add(place)
                     continue
                 properties[place] = dict(zip(shape.properties, attributes.values(), strict=True))
                 ends[place] = shape.end
-        if any(tail.left for tail in each_tail):
-            careful |= {place for place, tail in enumerate(tails) if tail.left}
+        if any(resource_json.left for resource_json in distinct):
+            unsure |= {place for place, resource_json in enumerate(resources) if resource_json.left}
         if not all(some.messages) or any(map(str.isspace, some.messages)):
-            careful |= {place for place, text in enumerate(some.messages) if not text or text.isspace()}
+            unsure |= {place for place, text in enumerate(some.messages) if not text or text.isspace()}
         parts: list[Part] = [
             BETWEEN + b'{"time":"',
             (Kind.TICKS, some.times),
-            alike(tails, attrgetter("start")),
+            column_of(resources, attrgetter("start")),
             b'},"data":{"baseType":"MessageData","baseData":{"ver":2,"message":',
             (Kind.STRING, some.messages),
             (Kind.TEXT, list(map(_LEVELS.__getitem__, some.severities))),
             (Kind.TEXT, some.ids),
             b'","time_ns":"',
             (Kind.NUMBER, some.times),
-            alike(tails, attrgetter("properties")),
+            column_of(resources, attrgetter("properties")),
             (Kind.NUMBER, some.severities),
-            alike(tails, attrgetter("marker")),
+            column_of(resources, attrgetter("marker")),
             (Kind.ENCODED, properties),
             end,
             (Kind.MEMBERS, properties),
@@ -196,7 +196,11 @@ class Encoder:
         if not names.isdisjoint(_TAGS):
             parts.insert(3, (Kind.TEXT, [_members(_operation(attributes)) for attributes in some.attributes]))
         return encoded(
-            some, parts, sure=_SURE, careful=careful, carefully=lambda place: self._carefully(some, place, tails[place])
+            some,
+            parts,
+            sure=_SURE,
+            unsure=unsure,
+            singly=lambda place: self._encode_singly(some, place, resources[place]),
         )
 
     def _unusual(self, names: set[str]) -> set[str]:
@@ -212,15 +216,15 @@ class Encoder:
         special = not name or name == _STACK or name in self._events or units(name) > KEY
         return special or taken(name) or of_resource(name)
 
-    def _shape(self, names: tuple[str, ...], tail: _Tail) -> _Shape:
-        look = (names, tuple(tail.shown))
+    def _shape(self, names: tuple[str, ...], resource_json: _ResourceJson) -> _Shape:
+        look = (names, tuple(resource_json.shown))
         if (shape := self._shapes.get(look)) is None:
             if len(self._shapes) > 1_000:
                 self._shapes.clear()
-            shape = self._shapes[look] = self._make_shape(names, tail)
+            shape = self._shapes[look] = self._make_shape(names, resource_json)
         return shape
 
-    def _make_shape(self, names: tuple[str, ...], tail: _Tail) -> _Shape:
+    def _make_shape(self, names: tuple[str, ...], resource_json: _ResourceJson) -> _Shape:
         found: list[str | None] = []
         renamed: list[str] = []
         own: list[str] = []
@@ -228,9 +232,9 @@ class Encoder:
             place: str | None = name
             if not name:
                 place = None
-            elif _TAKEN.fullmatch(name) or name in tail.shown:
+            elif _TAKEN.fullmatch(name) or name in resource_json.shown:
                 place = _RENAMED + name
-                if place in names or place in tail.shown:
+                if place in names or place in resource_json.shown:
                     place = None
                 else:
                     renamed.append(place)
@@ -240,17 +244,21 @@ class Encoder:
                 own.append(place)
             found.append(place)
         special = _STACK in names or any(name in names for name in self._events) or None in found
-        return _Shape(tuple(found), renamed, own, None if special else _end_of_marker(renamed, tail.named, own))
+        return _Shape(
+            tuple(found), renamed, own, None if special else _end_of_marker(renamed, resource_json.named, own)
+        )
 
     # A record at a time, for whatever is large, rare or odd.
 
-    def _carefully(self, some: Columns, place: int, tail: _Tail) -> list[bytes]:
+    def _encode_singly(self, some: Columns, place: int, resource_json: _ResourceJson) -> list[bytes]:
         """Make the items of one record."""
         time_ns, severity = some.times[place], some.severities[place]
         message, attributes = some.messages[place], some.attributes[place]
-        shape = self._shape(tuple(attributes), tail)
-        marker = Marker(severity, tail.source, renamed=shape.renamed, resource=tail.named, own=shape.own)
-        fixed = {"id": some.ids[place], "time_ns": str(time_ns), **tail.shown}
+        shape = self._shape(tuple(attributes), resource_json)
+        marker = Marker(
+            severity, resource_json.source, renamed=shape.renamed, resource=resource_json.named, own=shape.own
+        )
+        fixed = {"id": some.ids[place], "time_ns": str(time_ns), **resource_json.shown}
         shown: dict[str, str] = {}
         left: dict[str, Any] = {}
         for (name, value), own in zip(attributes.items(), shape.properties, strict=True):
@@ -262,9 +270,9 @@ class Encoder:
             if own is None or units(text) > VALUE:
                 left[name] = value
         rest: dict[str, Any] = {"attributes": left} if left else {}
-        if tail.left:
-            rest["resource"] = tail.left
-        item = _Item(self._key, tick_text(time_ns), severity_level(severity), tail.tags, attributes)
+        if resource_json.left:
+            rest["resource"] = resource_json.left
+        item = _Item(self._key, tick_text(time_ns), severity_level(severity), resource_json.tags, attributes)
         item.look(self._events)
         if item.kind == "MessageData":
             item.message = start_of(message, MESSAGE)
@@ -355,13 +363,13 @@ class _Item:
         stack = attributes.get(_STACK)
         if isinstance(stack, str) and not _blank(stack):
             self.kind = "ExceptionData"
-            kind, told = attributes.get("exception.type"), attributes.get("exception.message")
+            kind, message = attributes.get("exception.type"), attributes.get("exception.message")
             kind = "Error" if _blank(kind) else str(kind)
             # The service refuses an exception without type or message.
-            told = stack.strip().partition("\n")[0] if _blank(told) else str(told)
+            message = stack.strip().partition("\n")[0] if _blank(message) else str(message)
             self._exception = {
                 "typeName": start_of(kind, _TYPE),
-                "message": start_of(told, MESSAGE),
+                "message": start_of(message, MESSAGE),
                 "hasFullStack": units(stack) <= MESSAGE,
                 "stack": start_of(stack, MESSAGE),
             }
@@ -413,7 +421,7 @@ def _operation(attributes: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _make_tail(resource: Resource, key: str) -> _Tail:
+def _make_resource_json(resource: Resource, key: str) -> _ResourceJson:
     attributes = {clean(name): clean(value) for name, value in resource.attributes.items()}
     left = {
         name: value
@@ -421,7 +429,7 @@ def _make_tail(resource: Resource, key: str) -> _Tail:
         if not name or units(name) > KEY or units(value) > VALUE or _TAKEN.fullmatch(name)
     }
     shown = {name: value for name, value in attributes.items() if name not in left}
-    left |= moved(shown, _RESOURCE, lambda members: _size(_text(members)), kept=frozenset(["service.name"]))
+    left |= remove_oversized(shown, _RESOURCE, lambda members: _size(_text(members)), kept=frozenset(["service.name"]))
     tags = {
         "ai.cloud.role": (resource.service or resource.container or resource.source)[:_ROLE],
         "ai.cloud.roleInstance": (resource.host or resource.container)[:_ROLE],
@@ -430,7 +438,7 @@ def _make_tail(resource: Resource, key: str) -> _Tail:
     tags = {name: clean(value) for name, value in tags.items() if value}
     source = clean(resource.source)
     named = [name for name in shown if not _OF_RESOURCE.fullmatch(name)]
-    return _Tail(
+    return _ResourceJson(
         source=source,
         shown=shown,
         named=named,

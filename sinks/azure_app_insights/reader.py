@@ -33,7 +33,7 @@ def _pushed(term: Term) -> str:
     return ""
 
 
-FORM = _azure_read.Form(
+DIALECT = _azure_read.Dialect(
     start=(
         "union isfuzzy=true AppTraces, AppExceptions, AppEvents",
         "extend RecordId = tostring(Properties.id), Ns = tolong(Properties.time_ns)",
@@ -50,7 +50,7 @@ class AppInsightsReader(Reader):
     """Gives the records that this sink wrote; telemetry of other writers, which has no id of ours, is passed by."""
 
     def __init__(self, config: AppInsightsConfig) -> None:
-        self._workspace = _azure_read.Workspace(config, FORM, what="azure_app_insights")
+        self._workspace = _azure_read.Workspace(config, DIALECT, what="azure_app_insights")
         self._resources = Resources()
 
     def read(self, query: Query) -> Iterator[Record]:

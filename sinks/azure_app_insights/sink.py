@@ -20,7 +20,7 @@ from sinks._http import Answer, Client, gzipped, retry_after, secret
 from sinks._outcome import Outcome
 from sinks.azure_app_insights.config import AppInsightsConfig, Connection
 from sinks.azure_app_insights.encode import Encoder
-from sinks.azure_app_insights.reader import FORM
+from sinks.azure_app_insights.reader import DIALECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +57,7 @@ class _Failed(msgspec.Struct, frozen=True):
     status: int = msgspec.field(name="statusCode", default=0)
 
 
-class _Told(msgspec.Struct, frozen=True):
+class _TrackResponse(msgspec.Struct, frozen=True):
     received: int = msgspec.field(name="itemsReceived")
     accepted: int = msgspec.field(name="itemsAccepted")
     errors: list[_Failed] = []
@@ -150,7 +150,7 @@ class AppInsightsSink(Sink):
         except RetryableError as error:
             outcome.fail(rows, error)
             return
-        self._judge(answer, rows, outcome)
+        self._sort_out(answer, rows, outcome)
 
     def _track_nothing(self) -> Answer:
         """Post a request without items."""
@@ -167,11 +167,11 @@ class AppInsightsSink(Sink):
             try:
                 answer = with_token(self._poster(client, body, headers), self._credential)
             except RetryableError:
-                self._back()
+                self._leave_redirect()
                 raise
             if answer.status not in {307, 308}:
                 return answer
-            self._follow(client, answer)
+            self._follow_redirect(client, answer)
         raise ParkedError(
             f"{_what(self._base)}: redirected more than {_HOPS} times; check the endpoint", code="redirect"
         )
@@ -180,7 +180,7 @@ class AppInsightsSink(Sink):
     def _poster(client: Client, body: bytes, headers: dict[str, str]) -> Callable[[dict[str, str]], Answer]:
         return lambda token: client.request("POST", TRACK, body=body, headers={**headers, **token})
 
-    def _follow(self, client: Client, answer: Answer) -> None:
+    def _follow_redirect(self, client: Client, answer: Answer) -> None:
         target = urljoin(client.base + TRACK, answer.headers.get("location", ""))
         if not _safe(client.base, target):
             raise ParkedError(
@@ -193,7 +193,7 @@ class AppInsightsSink(Sink):
         _log.info("%s: redirected to %s", _what(client.base), base)
         self._client = Client(base, self._config, what=_what(base))
 
-    def _back(self) -> None:
+    def _leave_redirect(self) -> None:
         """Return to the host that the connection string names: the one that a redirect led to gives no answer."""
         assert self._connection is not None
         assert self._client is not None
@@ -201,31 +201,31 @@ class AppInsightsSink(Sink):
             self._client.close()
             self._client = Client(self._connection.endpoint, self._config, what=_what(self._connection.endpoint))
 
-    def _judge(self, answer: Answer, rows: Sequence[int], outcome: Outcome) -> None:
+    def _sort_out(self, answer: Answer, rows: Sequence[int], outcome: Outcome) -> None:
         """Say what an answer means for each of the request's items; ``rows`` names the record of each."""
-        told = _told(answer) if answer.status in {200, 206, 400} else None
-        if answer.status == 200 and told is not None and not told.errors and told.accepted == len(rows):
+        response = _decode_response(answer) if answer.status in {200, 206, 400} else None
+        if answer.status == 200 and response is not None and not response.errors and response.accepted == len(rows):
             return
         unique = list(dict.fromkeys(rows))
-        if told is None or (answer.status == 400 and not told.errors):
-            outcome.fail(unique, self._whole(answer))
+        if response is None or (answer.status == 400 and not response.errors):
+            outcome.fail(unique, self._request_error(answer))
             return
-        if any(not 0 <= each.index < len(rows) for each in told.errors):
-            outcome.fail(unique, self._unclear(answer, "names items that were not sent"))
+        if any(not 0 <= each.index < len(rows) for each in response.errors):
+            outcome.fail(unique, self._unaccounted(answer, "names items that were not sent"))
             return
-        failed = {each.index: self._one(each, answer) for each in told.errors}
+        failed = {each.index: self._item_error(each, answer) for each in response.errors}
         for index, error in failed.items():
             outcome.refuse(rows[index], error)
             stops = isinstance(error, ParkedError) or (isinstance(error, RetryableError) and error.code == "429")
             if stops and isinstance(error, RetryableError):
                 outcome.stopped = error
-        if answer.status != 400 and told.accepted + len(failed) < len(rows):
+        if answer.status != 400 and response.accepted + len(failed) < len(rows):
             # Something was not accepted and is not named. What is named keeps its own fate.
-            unclear = self._unclear(answer, f"accounts for {told.accepted + len(failed)} of {len(rows)} items")
+            unclear = self._unaccounted(answer, f"accounts for {response.accepted + len(failed)} of {len(rows)} items")
             refused = {rows[index] for index in failed}
             outcome.fail([row for row in unique if row not in refused], unclear)
 
-    def _whole(self, answer: Answer) -> SinkError:
+    def _request_error(self, answer: Answer) -> SinkError:
         """Sort an answer that is one for the whole request."""
         what, code = _what(self._base), str(answer.status)
         if answer.status in _QUOTA:
@@ -237,7 +237,7 @@ class AppInsightsSink(Sink):
             return self._bad_key(answer.text)
         return failure(answer, what, rights=_RIGHTS)
 
-    def _one(self, failed: _Failed, answer: Answer) -> SinkError:
+    def _item_error(self, failed: _Failed, answer: Answer) -> SinkError:
         """Sort the failure of one item."""
         status, message, code = failed.status, failed.message, str(failed.status)
         text = f"{_what(self._base)}: {status} {message[: _http.QUOTED]}"
@@ -271,7 +271,7 @@ class AppInsightsSink(Sink):
             retry_after=wait,
         )
 
-    def _unclear(self, answer: Answer, what: str) -> RetryableError:
+    def _unaccounted(self, answer: Answer, what: str) -> RetryableError:
         text = f"{_what(self._base)}: the answer {what}: {answer.status} {answer.text}"
         return RetryableError(text, code="unclear", maybe_taken=True)
 
@@ -283,8 +283,8 @@ class AppInsightsSink(Sink):
         """Send a request without items: it stores nothing and is answered as any other. Raises SinkError."""
         self.open()
         answer = self._track_nothing()
-        if answer.status not in {200, 206, 400} or _told(answer) is None:
-            raise self._whole(answer)
+        if answer.status not in {200, 206, 400} or _decode_response(answer) is None:
+            raise self._request_error(answer)
 
     def examine(self) -> Iterator[Finding]:
         """Say what there is to say: reachable, tls, login, clock, limits, reading. Writes nothing."""
@@ -324,35 +324,35 @@ def examine_reading(config: AppInsightsConfig) -> Iterator[Finding]:
     """Ask the workspace for one row, if there is one to ask."""
     if not config.workspace_id:
         return
-    workspace = Workspace(config, FORM, what="azure_app_insights")
+    workspace = Workspace(config, DIALECT, what="azure_app_insights")
     yield workspace.finding()
     workspace.close()
 
 
-def _told(answer: Answer) -> _Told | None:
+def _decode_response(answer: Answer) -> _TrackResponse | None:
     try:
-        return msgspec.json.decode(answer.body, type=_Told)
+        return msgspec.json.decode(answer.body, type=_TrackResponse)
     except (msgspec.MsgspecError, UnicodeError):
         return None
 
 
 def _safe(base: str, target: str) -> bool:
     """Tell whether a redirect may be followed: the same host, or both of one domain that Azure alone has hosts in."""
-    ours = urlsplit(base)
+    origin = urlsplit(base)
     try:
-        theirs = urlsplit(target)
-        port = theirs.port
+        destination = urlsplit(target)
+        port = destination.port
     except ValueError:
         return False
-    if theirs.username or theirs.password or not theirs.hostname:
+    if destination.username or destination.password or not destination.hostname:
         return False
-    if theirs.scheme not in {ours.scheme, "https"}:
+    if destination.scheme not in {origin.scheme, "https"}:
         return False
-    if theirs.hostname == ours.hostname:
+    if destination.hostname == origin.hostname:
         return True
-    mine = ours.hostname or ""
-    owned = any(mine.endswith(suffix) and theirs.hostname.endswith(suffix) for suffix in _AZURE_OWNED)
-    return owned and theirs.scheme == "https" and port in {None, 443}
+    hostname = origin.hostname or ""
+    owned = any(hostname.endswith(suffix) and destination.hostname.endswith(suffix) for suffix in _AZURE_OWNED)
+    return owned and destination.scheme == "https" and port in {None, 443}
 
 
 def _what(base: str) -> str:

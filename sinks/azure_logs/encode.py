@@ -39,10 +39,10 @@ from sinks._azure import (
     ByResource,
     Columns,
     Encoded,
-    alike,
     clean,
+    column_of,
     encoded,
-    moved,
+    remove_oversized,
     slices,
     start_of,
     tick_text,
@@ -66,7 +66,7 @@ _encode = _encoder.encode
 _LEVELS = [f'","Level":"{level}","Severity":{severity},"Message":' for severity, level in enumerate(LEVELS)]
 
 
-class _Tail(msgspec.Struct, frozen=True, eq=False):
+class _ResourceJson(msgspec.Struct, frozen=True, eq=False):
     """What a resource adds to each of its rows, as the end of their JSON, and what of it does not fit there."""
 
     text: str
@@ -77,14 +77,14 @@ class Encoder:
     """Makes rows; the same records give the same bytes."""
 
     def __init__(self) -> None:
-        self._tails = ByResource(_make_tail)
+        self._resource_json = ByResource(_make_resource_json)
 
     def encode(self, some: Columns) -> Encoded:
         """Encode records. Raises UnicodeEncodeError for lone surrogates."""
-        tails = list(map(self._tails.__getitem__, some.resources))
-        careful = set(wide(some.attributes))
-        if any(tail.left for tail in set(tails)):
-            careful |= {place for place, tail in enumerate(tails) if tail.left}
+        resources = list(map(self._resource_json.__getitem__, some.resources))
+        unsure = set(wide(some.attributes))
+        if any(resource_json.left for resource_json in set(resources)):
+            unsure |= {place for place, resource_json in enumerate(resources) if resource_json.left}
         parts: list[Part] = [
             BETWEEN + b'{"TimeGenerated":"',
             (Kind.TICKS, some.times),
@@ -98,29 +98,29 @@ class Encoder:
             (Kind.STRING, some.messages),
             b',"Attributes":',
             (Kind.VALUE, some.attributes),
-            alike(tails, attrgetter("text")),
+            column_of(resources, attrgetter("text")),
         ]
         return encoded(
             some,
             parts,
             sure=UNITS,
-            careful=careful,
-            carefully=lambda place: self._carefully(some, place, tails[place]),
+            unsure=unsure,
+            singly=lambda place: self._encode_in_parts(some, place, resources[place]),
         )
 
     @staticmethod
-    def _carefully(some: Columns, place: int, tail: _Tail) -> list[bytes]:
+    def _encode_in_parts(some: Columns, place: int, resource_json: _ResourceJson) -> list[bytes]:
         """Make the rows of one record whose fields may be too long."""
         message, attributes, record_id = some.messages[place], some.attributes[place], some.ids[place]
         rest: dict[str, Any] = {}
-        if tail.left:
-            rest["resource"] = tail.left
+        if resource_json.left:
+            rest["resource"] = resource_json.left
         if not fits(message):
             rest["message"], message = message, start_of(message, SURE)
         shown = {name: value for name, value in attributes.items() if not is_wide(value)}
         left = {name: value for name, value in attributes.items() if name not in shown}
         if not fits(_text(shown)):
-            left |= moved(shown, SURE, lambda members: len(_encode(members)))
+            left |= remove_oversized(shown, SURE, lambda members: len(_encode(members)))
         if left:
             rest["attributes"] = left
         moment = tick_text(some.times[place])
@@ -128,13 +128,13 @@ class Encoder:
         key += f'","RecordId":"{record_id}{_LEVELS[some.severities[place]]}'
         first = f'{_text(message)},"Attributes":{_text(shown)}'
         if not rest:
-            return [f"{key}{first}{tail.text}".encode()]
+            return [f"{key}{first}{resource_json.text}".encode()]
         pieces = list(slices(_text(rest), SURE))
         parts = []
         for number, piece in enumerate(pieces, 1):
-            told = first if number == 1 else _text(f"(part {number} of {len(pieces)} of the record {record_id})")
+            note = first if number == 1 else _text(f"(part {number} of {len(pieces)} of the record {record_id})")
             more = f',"Part":{number},"Parts":{len(pieces)},"Rest":{_text(piece)}'
-            parts.append(f"{key}{told}{more}{tail.text}".encode())
+            parts.append(f"{key}{note}{more}{resource_json.text}".encode())
         return parts
 
 
@@ -143,15 +143,15 @@ def fits(text: str) -> bool:
     return len(text) <= SURE or (units(text) <= UNITS and len(text.encode()) <= BYTES)
 
 
-def _make_tail(resource: Resource) -> _Tail:
+def _make_resource_json(resource: Resource) -> _ResourceJson:
     shown = {clean(name): clean(value) for name, value in resource.attributes.items()}
-    left = moved(shown, _RESOURCE, lambda members: len(_encode(members)), kept=frozenset(COLUMNS))
+    left = remove_oversized(shown, _RESOURCE, lambda members: len(_encode(members)), kept=frozenset(COLUMNS))
     columns = {column: shown.pop(name) for name, column in COLUMNS.items() if shown.get(name)}
     columns["Source"] = clean(resource.source)
     text = _text(columns)[1:-1]
     if shown:
         text += f',"Resource":{_text(shown)}'
-    return _Tail(f",{text}}}", left)
+    return _ResourceJson(f",{text}}}", left)
 
 
 def _text(value: Any) -> str:

@@ -31,9 +31,9 @@ def _pushed(term: Term) -> str:
     return ""
 
 
-def form(table: str) -> _azure_read.Form:
+def dialect(table: str) -> _azure_read.Dialect:
     """Give the KQL of a table with our columns."""
-    return _azure_read.Form(
+    return _azure_read.Dialect(
         start=(table, "extend Ns = tolong(TimeNs)", "where isnotempty(RecordId) and isnotnull(Ns)"),
         columns=(
             "Level", "Severity", "Message", "Attributes", *COLUMNS.values(), "Source", "Resource", "Part", "Parts", "Rest",
@@ -49,7 +49,7 @@ class AzureLogsReader(Reader):
     """Gives the records that this sink wrote; rows without an id and a time of ours are passed by."""
 
     def __init__(self, config: AzureLogsConfig) -> None:
-        self._workspace = _azure_read.Workspace(config, form(config.read_table), what="azure_logs")
+        self._workspace = _azure_read.Workspace(config, dialect(config.read_table), what="azure_logs")
         self._resources = Resources()
 
     def read(self, query: Query) -> Iterator[Record]:

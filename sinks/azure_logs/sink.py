@@ -16,7 +16,7 @@ from sinks._http import Answer, Client, gzipped
 from sinks._outcome import Outcome
 from sinks.azure_logs.config import AzureLogsConfig
 from sinks.azure_logs.encode import Encoder
-from sinks.azure_logs.reader import form
+from sinks.azure_logs.reader import dialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -154,7 +154,7 @@ class AzureLogsSink(Sink):
         if seen:
             yield Finding("limits", "ok", "1 MB a request and 64 KB a field; longer records are spread over rows")
         if self._config.workspace_id:
-            workspace = Workspace(self._config, form(self._config.read_table), what="azure_logs")
+            workspace = Workspace(self._config, dialect(self._config.read_table), what="azure_logs")
             yield workspace.finding()
             workspace.close()
 

@@ -88,8 +88,8 @@ class Client:
             if error.code != "InvalidSequenceTokenException":
                 raise
             # Only emulators and the service of old want one; what they expect, they say.
-            told = error.__cause__.response if isinstance(error.__cause__, ClientError) else {}
-            self._tokens[group, stream] = str(told.get("expectedSequenceToken") or "")
+            response = error.__cause__.response if isinstance(error.__cause__, ClientError) else {}
+            self._tokens[group, stream] = str(response.get("expectedSequenceToken") or "")
         return self._put(group, stream, make)
 
     def _put(
@@ -221,9 +221,9 @@ def _object(body: bytes) -> dict[str, Any] | None:
 
 def _refusal(status: int, headers: dict[str, str], body: bytes) -> ClientError:
     """Give the error that botocore raises for an answer to a put."""
-    told = create_parser("json").parse({"status_code": status, "headers": headers, "body": body}, None)
-    told["expectedSequenceToken"] = (_object(body) or {}).get("expectedSequenceToken")
-    return ClientError(told, "PutLogEvents")
+    response = create_parser("json").parse({"status_code": status, "headers": headers, "body": body}, None)
+    response["expectedSequenceToken"] = (_object(body) or {}).get("expectedSequenceToken")
+    return ClientError(response, "PutLogEvents")
 
 
 def where(config: CloudwatchConfig, url: str = "") -> str:

@@ -26,23 +26,23 @@ import msgspec
 
 from shipper.record import LEVELS, SEVERITIES, Record, Resource
 from shipper.render import Kind, render
-from sinks.cloudwatch.events import MILLI, Events, Part, shell
+from sinks.cloudwatch.events import MILLI, Events, Part, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from shipper.record import Batch
     from shipper.render import Part as Column
-    from sinks.cloudwatch.events import Shell
+    from sinks.cloudwatch.events import Frame
 
-#: Shells that are remembered: containers come and go.
-_MOST_SHELLS = 4_096
+#: Frames that are remembered: containers come and go.
+_MAX_FRAMES = 4_096
 _START = ',"shipper":{"form":"line","id":"'
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
-class Tail(msgspec.Struct, frozen=True, kw_only=True):
+class Metadata(msgspec.Struct, frozen=True, kw_only=True):
     """Our member of an event."""
 
     form: Literal["line", "text", "record", "part"]
@@ -56,23 +56,23 @@ class Tail(msgspec.Struct, frozen=True, kw_only=True):
     parts: int = 0
 
 
-class _Whole(msgspec.Struct, frozen=True):
+class _Event(msgspec.Struct, frozen=True):
     """An event of any form but ``line``."""
 
-    shipper: Tail
+    shipper: Metadata
     message: str = ""
     level: str = ""
     attributes: dict[str, Any] = {}
 
 
-class _Ours(msgspec.Struct, frozen=True):
+class _Member(msgspec.Struct, frozen=True):
     """The end of an event of the form ``line``."""
 
-    shipper: Tail
+    shipper: Metadata
 
 
-_whole = msgspec.json.Decoder(_Whole).decode
-_ours = msgspec.json.Decoder(_Ours).decode
+_decode_event = msgspec.json.Decoder(_Event).decode
+_decode_member = msgspec.json.Decoder(_Member).decode
 
 
 class Encoder:
@@ -81,22 +81,22 @@ class Encoder:
     def __init__(self, *, parsed: bool, resource: bool) -> None:
         self._parsed = parsed
         self._resource = resource
-        self._shells: dict[tuple[str, Resource, str], Shell] = {}
+        self._frames: dict[tuple[str, Resource, str], Frame] = {}
 
     def events(self, batch: Batch) -> Events:
         """Make the event of every record. Raises TypeError for attributes that JSON cannot hold at all."""
         try:
             if self._parsed and batch.messages is not None:
                 objects = _records(batch)
-                shells = self._alike(batch, ["record"] * len(batch), level=False)
+                frames = self._frames_of(batch, ["record"] * len(batch), level=False)
             else:
                 objects, forms = _lines(batch)
-                shells = self._alike(batch, forms, level=True)
+                frames = self._frames_of(batch, forms, level=True)
                 for row, marks in (batch.marks or {}).items():
                     level = LEVELS[batch.severities[row]] if batch.severities is not None else ""
-                    rest = f'{self._rest(batch.resources[row], level)},"attributes":{_text(marks)}'
-                    shells[row] = shell(forms[row], rest)
-            sizes = list(map(add, _sizes(objects), [one.size for one in shells]))
+                    rest = f'{self._members(batch.resources[row], level)},"attributes":{_text(marks)}'
+                    frames[row] = frame(forms[row], rest)
+            sizes = list(map(add, _sizes(objects), [one.size for one in frames]))
         except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
             return self.events(cleaned(batch))
         return Events(
@@ -104,7 +104,7 @@ class Encoder:
             times=batch.times,
             objects=objects,
             ids=batch.ids,
-            shells=shells,
+            frames=frames,
             sizes=sizes,
         )
 
@@ -116,30 +116,30 @@ class Encoder:
             {place: parts(events.text(place), most) for place, size in enumerate(events.sizes) if size > most}
         )
 
-    def _alike(self, batch: Batch, forms: list[str], *, level: bool) -> list[Shell]:
-        """Give each row's shell, made once for all of one form, resource and level."""
+    def _frames_of(self, batch: Batch, forms: list[str], *, level: bool) -> list[Frame]:
+        """Give each row's frame, made once for all of one form, resource and level."""
         if level and batch.severities is not None:
             levels = [LEVELS[severity] for severity in batch.severities]
             keys = list(zip(forms, batch.resources, levels, strict=True))
-            found = {key: self._shell(*key) for key in set(keys)}
+            found = {key: self._frame(*key) for key in set(keys)}
             return [found[key] for key in keys]
         if len(resources := set(batch.resources)) == 1:
             (resource,) = resources
-            of_form = {form: self._shell(form, resource, "") for form in set(forms)}
+            of_form = {form: self._frame(form, resource, "") for form in set(forms)}
             return [of_form[form] for form in forms]
         pairs = list(zip(forms, batch.resources, strict=True))
-        of_both = {pair: self._shell(*pair, "") for pair in set(pairs)}
+        of_both = {pair: self._frame(*pair, "") for pair in set(pairs)}
         return [of_both[pair] for pair in pairs]
 
-    def _shell(self, form: str, resource: Resource, level: str) -> Shell:
-        found = self._shells.get((form, resource, level))
+    def _frame(self, form: str, resource: Resource, level: str) -> Frame:
+        found = self._frames.get((form, resource, level))
         if found is None:
-            if len(self._shells) > _MOST_SHELLS:
-                self._shells.clear()
-            found = self._shells[form, resource, level] = shell(form, self._rest(resource, level))
+            if len(self._frames) > _MAX_FRAMES:
+                self._frames.clear()
+            found = self._frames[form, resource, level] = frame(form, self._members(resource, level))
         return found
 
-    def _rest(self, resource: Resource, level: str) -> str:
+    def _members(self, resource: Resource, level: str) -> str:
         """Give the members behind the nanoseconds."""
         rest = f',"level":"{level}"' if level else ""
         if self._resource:
@@ -211,14 +211,14 @@ def parts(text: str, most: int) -> list[Part]:
 
     The same text gives the same parts.
     """
-    tail = read_tail(text)
-    assert tail is not None
+    metadata = read_metadata(text)
+    assert metadata is not None
     pieces = [text]
     while True:
         found = []
-        for number, whole in enumerate(_messages(pieces), 1):
-            around = shell("part", f',"part":{number},"parts":{len(pieces)},"source":{_text(tail.source)}')
-            found.append(Part(whole, around, len(whole.encode()) + around.size))
+        for number, event in enumerate(_messages(pieces), 1):
+            around = frame("part", f',"part":{number},"parts":{len(pieces)},"source":{_text(metadata.source)}')
+            found.append(Part(event, around, len(event.encode()) + around.size))
         if max(part.size for part in found) <= most:
             return found
         # One more than there are, until the largest fits: escaping makes some pieces larger than others.
@@ -234,11 +234,11 @@ def _sizes(texts: Sequence[str]) -> list[int]:
     return [len(text) if text.isascii() else len(text.encode()) for text in texts]
 
 
-def read_tail(text: str) -> Tail | None:
+def read_metadata(text: str) -> Metadata | None:
     """Give our member of an event, or ``None`` if somebody else wrote it."""
     at = text.rfind(_START)
     try:
-        return _whole(text).shipper if at < 0 else _ours("{" + text[at + 1 :]).shipper
+        return _decode_event(text).shipper if at < 0 else _decode_member("{" + text[at + 1 :]).shipper
     except (msgspec.DecodeError, UnicodeError):
         return None
 
@@ -252,40 +252,40 @@ def read(text: str, millis: int, resource: Resource | None, *, raws: bool) -> Re
     at = text.rfind(_START)
     try:
         if at >= 0:
-            tail = _ours("{" + text[at + 1 :]).shipper
-            message, level, attributes = text[:at] + "}", tail.level, tail.attributes
+            metadata = _decode_member("{" + text[at + 1 :]).shipper
+            message, level, attributes = text[:at] + "}", metadata.level, metadata.attributes
         else:
-            whole = _whole(text)
-            tail, message = whole.shipper, whole.message
-            level, attributes = whole.level or tail.level, whole.attributes or tail.attributes
+            event = _decode_event(text)
+            metadata, message = event.shipper, event.message
+            level, attributes = event.level or metadata.level, event.attributes or metadata.attributes
     except (msgspec.DecodeError, UnicodeError):
         return None
-    if tail.form == "part":
+    if metadata.form == "part":
         return None
     raw = message
-    if raws and tail.form == "record":
+    if raws and metadata.form == "record":
         raw = _text({**attributes, "level": level, "message": message})
     return Record(
-        id=tail.id,
-        time_ns=millis * MILLI + int(tail.ns),
+        id=metadata.id,
+        time_ns=millis * MILLI + int(metadata.ns),
         severity=SEVERITIES.get(level, SEVERITIES["info"]),
         message=message,
         attributes=attributes,
         raw=raw,
-        resource=Resource(tail.source, tail.resource) if tail.source or resource is None else resource,
+        resource=Resource(metadata.source, metadata.resource) if metadata.source or resource is None else resource,
         offset=0,
     )
 
 
-def joined(found: Iterable[tuple[Tail, str]]) -> Iterator[tuple[Tail, str, bool]]:
-    """Put parts of one millisecond together: the tail of the first, the text, and whether all parts are there."""
-    by_id: dict[str, dict[int, tuple[Tail, str]]] = {}
-    for tail, text in found:
-        by_id.setdefault(tail.id, {})[tail.part] = (tail, text)
+def joined(found: Iterable[tuple[Metadata, str]]) -> Iterator[tuple[Metadata, str, bool]]:
+    """Put parts of one millisecond together: the metadata of the first, the text, and whether all parts are there."""
+    by_id: dict[str, dict[int, tuple[Metadata, str]]] = {}
+    for metadata, text in found:
+        by_id.setdefault(metadata.id, {})[metadata.part] = (metadata, text)
     for pieces in by_id.values():
         numbers = sorted(pieces)
         first = pieces[numbers[0]][0]
-        text = "".join(_whole(pieces[number][1]).message for number in numbers)
+        text = "".join(_decode_event(pieces[number][1]).message for number in numbers)
         yield first, text, len(numbers) == first.parts
 
 

@@ -38,7 +38,7 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
-class Shell(NamedTuple):
+class Frame(NamedTuple):
     """What stands before the id and behind the nanoseconds, escaped; ``size`` is the bytes by which the event exceeds its object."""
 
     start: str
@@ -50,7 +50,7 @@ class Part(NamedTuple):
     """A piece of an event that was too large."""
 
     object: str
-    shell: Shell
+    frame: Frame
     size: int
 
 
@@ -61,7 +61,7 @@ class Events(NamedTuple):
     times: list[int]
     objects: list[str]
     ids: list[str]
-    shells: list[Shell]
+    frames: list[Frame]
     sizes: list[int]
 
     def pick(self, places: Sequence[int]) -> Events:
@@ -79,12 +79,12 @@ class Events(NamedTuple):
     def replaced(self, parts: dict[int, list[Part]]) -> Events:
         """Give the events with those at some places replaced by their parts."""
         places = [place for place in range(len(self.rows)) for _ in range(len(parts[place]) if place in parts else 1)]
-        objects, shells, sizes = list(self.objects), list(self.shells), list(self.sizes)
+        objects, frames, sizes = list(self.objects), list(self.frames), list(self.sizes)
         for place in sorted(parts, reverse=True):
-            objects[place : place + 1], shells[place : place + 1], sizes[place : place + 1] = zip(
+            objects[place : place + 1], frames[place : place + 1], sizes[place : place + 1] = zip(
                 *parts[place], strict=True
             )
-        return self.pick(places)._replace(objects=objects, shells=shells, sizes=sizes)
+        return self.pick(places)._replace(objects=objects, frames=frames, sizes=sizes)
 
     def text(self, place: int) -> str:
         """Give the message of one event."""
@@ -115,19 +115,19 @@ class Events(NamedTuple):
 
     def _parts(self, start: int, end: int) -> list[Column]:
         """Give what the events of a range are joined from, each with a comma in front."""
-        times, shells = self.times[start:end], self.shells[start:end]
+        times, frames = self.times[start:end], self.frames[start:end]
         return [
             b',{"timestamp":', (Kind.MILLIS, times), b',"message":"', (Kind.OPEN, self.objects[start:end]),
-            (Kind.TEXT, [shell.start for shell in shells]), (Kind.TEXT, self.ids[start:end]), _LINK,
-            (Kind.BELOW, times), (Kind.TEXT, [shell.end for shell in shells]),
+            (Kind.TEXT, [frame.start for frame in frames]), (Kind.TEXT, self.ids[start:end]), _LINK,
+            (Kind.BELOW, times), (Kind.TEXT, [frame.end for frame in frames]),
         ]  # fmt: skip
 
 
-def shell(form: str, rest: str) -> Shell:
-    """Make a shell of the member's form and of what follows the nanoseconds, which is JSON but for the last brace."""
+def frame(form: str, rest: str) -> Frame:
+    """Make a frame of the member's form and of what follows the nanoseconds, which is JSON but for the last brace."""
     start, end = f',"shipper":{{"form":"{form}","id":"', f'"{rest}}}}}'
     size = OVERHEAD + len(start) + _VARYING + len(end.encode()) - 1  # its last brace is the object's
-    return Shell(_escaped(start), _escaped(end) + '"}', size)
+    return Frame(_escaped(start), _escaped(end) + '"}', size)
 
 
 def _escaped(text: str) -> str:

@@ -125,5 +125,5 @@ def _retention(groups: Mapping[str, Mapping[str, Any]], config: CloudwatchConfig
         fix = f"aws logs put-retention-policy --log-group-name {differ[0]} --retention-in-days {wanted}"
         text = f"{differ[0]} keeps {other[differ[0]] or 'everything for ever'}, retention_days is {wanted}; only groups"
         return Finding("retention", "warn", f"{text} that we create are set", fix)
-    told = sorted({f"{days} days" if days else "for ever" for days in other.values()})
-    return Finding("retention", "ok", "events are kept " + ", ".join(told))
+    periods = sorted({f"{days} days" if days else "for ever" for days in other.values()})
+    return Finding("retention", "ok", "events are kept " + ", ".join(periods))

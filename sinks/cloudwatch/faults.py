@@ -75,10 +75,10 @@ def sorted_error(error: Exception, what: str, *, unsure: bool = False) -> SinkEr
 
 def refusal(response: Mapping[str, Any], what: str, *, unsure: bool = False) -> SinkError:
     """Sort an answer that is no success."""
-    told = response.get("Error", {})
+    details = response.get("Error", {})
     meta = response.get("ResponseMetadata", {})
-    code, status = str(told.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
-    text = f"{what}: {status} {code}: {' '.join(str(told.get('Message', '')).split())[:500]}"
+    code, status = str(details.get("Code", "")), int(meta.get("HTTPStatusCode", 0))
+    text = f"{what}: {status} {code}: {' '.join(str(details.get('Message', '')).split())[:500]}"
     if code in _THROTTLED or status == 429:
         return RetryableError(text, code=code, retry_after=_retry_after(meta))
     if status >= 500 or status in {408, 425}:

@@ -91,21 +91,21 @@ class CloudwatchReader(Reader):
 
     def _records(self, events: list[Found]) -> Iterator[Record]:
         """Give the records of one millisecond: all doubles and all parts of a record have the same."""
-        parts: list[tuple[encode.Tail, str]] = []
+        parts: list[tuple[encode.Metadata, str]] = []
         for event in events:
             record = encode.read(event.text, event.millis, _place(event), raws=not self.parsed)
             if record is not None:
                 yield self._shared(record)
                 continue
-            tail = encode.read_tail(event.text)
-            if tail is not None:
-                parts.append((tail, event.text))
+            metadata = encode.read_metadata(event.text)
+            if metadata is not None:
+                parts.append((metadata, event.text))
             else:
                 yield _foreign(event)
-        for tail, text, whole in encode.joined(parts):
+        for metadata, text, whole in encode.joined(parts):
             millis = events[0].millis
             record = encode.read(text, millis, _place(events[0]), raws=not self.parsed) if whole else None
-            yield self._shared(record) if record is not None else _incomplete(tail, text, millis)
+            yield self._shared(record) if record is not None else _incomplete(metadata, text, millis)
 
     def _shared(self, record: Record) -> Record:
         """Give the record with one resource for all that come from the same."""
@@ -243,15 +243,15 @@ def _foreign(event: Found) -> Record:
     )
 
 
-def _incomplete(tail: encode.Tail, text: str, millis: int) -> Record:
+def _incomplete(metadata: encode.Metadata, text: str, millis: int) -> Record:
     """Parts of a record whose others are not there (yet): what there is, marked."""
     return Record(
-        id=tail.id,
-        time_ns=millis * _MILLI + int(tail.ns),
+        id=metadata.id,
+        time_ns=millis * _MILLI + int(metadata.ns),
         severity=SEVERITIES["info"],
         message=text,
-        attributes={"log.record.part": f"?/{tail.parts}"},
+        attributes={"log.record.part": f"?/{metadata.parts}"},
         raw=text,
-        resource=Resource(tail.source, {}),
+        resource=Resource(metadata.source, {}),
         offset=0,
     )

@@ -71,9 +71,9 @@ class CloudwatchSink(Sink):
         events = self._encoder.events(batch)
         rows = self._in_time(batch.times, outcome)
         try:
-            for (group, stream), mine in self._by_place(batch.resources, rows).items():
-                own = events if len(mine) == len(batch) else events.pick(mine)
-                self._put_all(group, stream, self._encoder.parted(own.in_order(), self._most), outcome)
+            for (group, stream), members in self._by_place(batch.resources, rows).items():
+                part = events if len(members) == len(batch) else events.pick(members)
+                self._put_all(group, stream, self._encoder.parted(part.in_order(), self._most), outcome)
         finally:
             if outcome.stopped is not None and _stale(outcome.stopped):
                 self._release()

@@ -55,7 +55,7 @@ LONGEST = 32_000
 #: Levels of nesting that are indexed; ``flattened`` takes 20 (its depth_limit).
 DEEPEST = 18
 #: Levels of nesting that JSON text keeps; beyond, a value is its own text.
-_ABYSS = 200
+_MAX_TEXT_DEPTH = 200
 #: Texts of resource and level that are kept from batch to batch.
 _TAILS = 4_000
 #: Documents that are written at once. With fewer, the thread gives way to the reader too often.
@@ -282,19 +282,19 @@ def _json(value: Any) -> bytes:
     try:
         return _encode(value)
     except _UNFIT:
-        return _encode(_mended(value))
+        return _encode(_as_json_value(value))
 
 
-def _mended(value: Any, depth: int = 0) -> Any:
+def _as_json_value(value: Any, depth: int = 0) -> Any:
     """Make a value that JSON holds."""
-    if depth > _ABYSS:
+    if depth > _MAX_TEXT_DEPTH:
         return _clean(repr(value))
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, dict):
-        return {_clean(str(key)): _mended(item, depth + 1) for key, item in value.items()}
+        return {_clean(str(key)): _as_json_value(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_mended(item, depth + 1) for item in value]
+        return [_as_json_value(item, depth + 1) for item in value]
     try:
         return msgspec.Raw(_encode(value))
     except (UnicodeError, ValueError, TypeError, OverflowError):

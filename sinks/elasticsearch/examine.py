@@ -29,7 +29,7 @@ def examine(config: ElasticsearchConfig) -> Iterator[Finding]:
     session = Session(config)
     try:
         fine = True
-        for finding in _http.examine(session.client, lambda: _knock(session), fine=frozenset([200, 400])):
+        for finding in _http.examine(session.client, lambda: _ping(session), fine=frozenset([200, 400])):
             fine = fine and finding.verdict != "fail"
             yield finding
         if fine:
@@ -40,7 +40,7 @@ def examine(config: ElasticsearchConfig) -> Iterator[Finding]:
         session.close()
 
 
-def _knock(session: Session) -> Answer:
+def _ping(session: Session) -> Answer:
     """Send a bulk request without a document: refused as such, but only after the login was taken."""
     return session.request("POST", "/_bulk", body=b"\n", headers={"Content-Type": "application/x-ndjson"})
 
@@ -65,13 +65,13 @@ def _rights(config: ElasticsearchConfig, session: Session) -> Iterator[Finding]:
     answer = session.request("POST", "/_security/user/_has_privileges", body=msgspec.json.encode(asked))
     if answer.status != 200:
         return
-    told = msgspec.json.decode(answer.body)
-    lacking = [name for name, held in told["index"].get(config.pattern, {}).items() if not held]
+    privileges = msgspec.json.decode(answer.body)
+    lacking = [name for name, held in privileges["index"].get(config.pattern, {}).items() if not held]
     if lacking:
         fix = f"grant them on {config.pattern}; the sink's page has a role that is enough"
         yield Finding("rights", "fail", f"no {', '.join(lacking)} on {config.pattern}", fix)
         return
-    lacking = [name for name, held in told.get("cluster", {}).items() if not held]
+    lacking = [name for name, held in privileges.get("cluster", {}).items() if not held]
     if lacking:
         fix = "grant it, or make the template by another account and set create_template: false"
         yield Finding("rights", "warn", f"no {', '.join(lacking)}", fix)

@@ -38,7 +38,7 @@ _REASONS = {
 }
 
 
-def told(body: bytes) -> tuple[str, str]:
+def error_of(body: bytes) -> tuple[str, str]:
     """Give the type and the reason of an error's body, empty when it has none. AWS says ``message`` alone."""
     try:
         value: Any = msgspec.json.decode(body)
@@ -59,7 +59,7 @@ def told(body: bytes) -> tuple[str, str]:
 
 def of_answer(answer: Answer, what: str) -> SinkError:
     """Sort an answer of a whole request that is no success."""
-    kind, reason = told(answer.body)
+    kind, reason = error_of(answer.body)
     if not kind:
         if answer.status in {406, 410, 415}:
             return ParkedError(f"{what}: {answer.status} {answer.text}; check the endpoint", code=str(answer.status))

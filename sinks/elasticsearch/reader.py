@@ -139,12 +139,12 @@ class ElasticsearchReader(Reader):
         names += [".".join(path) for path in PATHS.values()]
         query = {"fields": ",".join(dict.fromkeys(names)), "include_unmapped": "true", "ignore_unavailable": "true"}
         answer = self._session.request("GET", f"/{self._config.pattern}/_field_caps", query)
-        if answer.status == 404 and faults.told(answer.body)[0] == "index_not_found_exception":
+        if answer.status == 404 and faults.error_of(answer.body)[0] == "index_not_found_exception":
             return None
-        told = _decoded(answer, self._session.what, dict[str, Any])
-        if not told.get("indices"):
+        response = _decoded(answer, self._session.what, dict[str, Any])
+        if not response.get("indices"):
             return None
-        return {name: set(types) for name, types in told.get("fields", {}).items()}
+        return {name: set(types) for name, types in response.get("fields", {}).items()}
 
     def _tiebreak(self, types: dict[str, set[str]]) -> str:
         for name in _TIEBREAKS:
@@ -162,7 +162,7 @@ class ElasticsearchReader(Reader):
             self._begin()
         body = msgspec.json.encode({**asked, "pit": {"id": self._pit, "keep_alive": _KEEP}})
         answer = self._session.request("POST", "/_search", body=body)
-        if answer.status == 404 and not fresh and faults.told(answer.body)[0] == "search_context_missing_exception":
+        if answer.status == 404 and not fresh and faults.error_of(answer.body)[0] == "search_context_missing_exception":
             self._pit = ""
             return self._page(asked)
         page: _Page = _decoded(answer, self._session.what, _Page)
@@ -179,8 +179,8 @@ class ElasticsearchReader(Reader):
         elastic = self._session.product().elastic
         path = f"/{self._config.pattern}" + ("/_pit" if elastic else "/_search/point_in_time")
         answer = self._session.request("POST", path, {"keep_alive": _KEEP})
-        told = _decoded(answer, self._session.what, dict[str, Any])
-        self._pit = str(told.get("id" if elastic else "pit_id", ""))
+        response = _decoded(answer, self._session.what, dict[str, Any])
+        self._pit = str(response.get("id" if elastic else "pit_id", ""))
         if not self._pit:
             raise ParkedError(f"{self._session.what}: gave no point in time: {answer.text[:100]}", code="answer")
 

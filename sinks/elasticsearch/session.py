@@ -118,10 +118,12 @@ class Session:
             error = faults.of_answer(answer, self.what)
             raise error if isinstance(error, RetryableError) else ParkedError(str(error), code=error.code)
         about = _mapping(answer.body).get("version")
-        told = about if isinstance(about, dict) else {}
-        version = str(told.get("number", ""))
+        version_info = about if isinstance(about, dict) else {}
+        version = str(version_info.get("number", ""))
         # An account that may only write is refused here; the header is there all the same.
-        elastic = "x-elastic-product" in answer.headers or (bool(version) and told.get("distribution") != "opensearch")
+        elastic = "x-elastic-product" in answer.headers or (
+            bool(version) and version_info.get("distribution") != "opensearch"
+        )
         if answer.status == 200 and not version:
             raise ParkedError(
                 f"{self.what}: answers, but not as Elasticsearch or OpenSearch: {answer.text[:100]}; check the endpoint",
@@ -132,7 +134,7 @@ class Session:
             "elasticsearch" if elastic else "opensearch",
             int(first) if first.isdigit() else 0,
             version,
-            serverless=told.get("build_flavor") == "serverless",
+            serverless=version_info.get("build_flavor") == "serverless",
         )
 
     def _login(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> dict[str, str]:

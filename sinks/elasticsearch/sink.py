@@ -107,11 +107,11 @@ class ElasticsearchSink(Sink):
         if not self._config.dated:
             self._write_to(self._config.index, batch, rows, outcome)
             return
-        for name, mine in by_index(self._config.index, batch.times).items():
-            if len(mine) == len(rows):
+        for name, own_rows in by_index(self._config.index, batch.times).items():
+            if len(own_rows) == len(rows):
                 self._write_to(name, batch, rows, outcome)
             else:
-                self._write_to(name, batch.select(mine), [rows[place] for place in mine], outcome)
+                self._write_to(name, batch.select(own_rows), [rows[place] for place in own_rows], outcome)
 
     def _write_to(self, index: str, batch: Batch, rows: Sequence[int], outcome: Outcome) -> None:
         waiting = [range(len(batch))]
@@ -124,18 +124,18 @@ class ElasticsearchSink(Sink):
             sent = body.rows
             if sent.stop < piece.stop:
                 waiting.append(range(sent.stop, piece.stop))
-            mine = rows[sent.start : sent.stop]
+            own_rows = rows[sent.start : sent.stop]
             try:
                 answer = self._send(index, body.data)
             except RetryableError as error:
-                outcome.fail(mine, error)
+                outcome.fail(own_rows, error)
                 continue
             if answer.status == 413 and len(sent) > 1:
                 self._most = max(_SMALLEST, min(self._most, body.size) // 2)
                 middle = (sent.start + sent.stop) // 2
                 waiting += [range(middle, sent.stop), range(sent.start, middle)]
                 continue
-            self._judge(answer, mine, outcome)
+            self._judge(answer, own_rows, outcome)
 
     def diverted(self) -> Mapping[str, int]:
         """Count what went to a failure store since the last call."""

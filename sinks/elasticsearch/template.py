@@ -153,8 +153,8 @@ def _policy(config: ElasticsearchConfig, session: Session, product: Product) -> 
     there = session.request("GET", path)
     query = {}
     if there.status == 200:  # it is replaced only by who has seen it
-        told = _decoded(there, session)
-        query = {"if_seq_no": str(told.get("_seq_no")), "if_primary_term": str(told.get("_primary_term"))}
+        current = _decoded(there, session)
+        query = {"if_seq_no": str(current.get("_seq_no")), "if_primary_term": str(current.get("_primary_term"))}
     answer = session.request("PUT", path, query, body=msgspec.json.encode(body))
     _check(answer, session, "create the policy for retention")
 

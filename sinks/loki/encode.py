@@ -142,7 +142,7 @@ class Streams:
 
     def _make(self, resource: Resource, severity: int | None) -> tuple[Pairs, Pairs]:
         labels: dict[str, str] = {}
-        told: set[str] = set()
+        labelled: set[str] = set()
         level = LEVELS[SEVERITIES["info"] if severity is None else severity]
         for name, template in self._labels.items():
             value = template
@@ -153,20 +153,20 @@ class Streams:
             if len(whole) > LABEL_BYTES:
                 value = whole[: LABEL_BYTES - 3].decode(errors="ignore") + "…"
             elif value and places(template) == [template[1:-1]]:
-                told.add(template[1:-1])
+                labelled.add(template[1:-1])
             if value:
                 labels[name] = value
-        beside = self._beside(resource, severity, told, labels) if self._metadata == "all" else ()
+        beside = self._beside(resource, severity, labelled, labels) if self._metadata == "all" else ()
         return tuple(labels.items()), beside
 
-    def _beside(self, resource: Resource, severity: int | None, told: set[str], labels: dict[str, str]) -> Pairs:
-        pairs: dict[str, str] = {} if "source" in told else {"source": clean(resource.source)}
-        said = {WORDS.get(word, word) for word in told - {"source", "level"}}
+    def _beside(self, resource: Resource, severity: int | None, labelled: set[str], labels: dict[str, str]) -> Pairs:
+        pairs: dict[str, str] = {} if "source" in labelled else {"source": clean(resource.source)}
+        known = {WORDS.get(word, word) for word in labelled - {"source", "level"}}
         names: dict[str, str] = {}
         more: dict[str, str] = {}
         size = 0
         for name, value in resource.attributes.items():
-            if name in said or not value:
+            if name in known or not value:
                 continue
             plain = _plain(clean(name), {*OURS, *labels, *pairs})
             text = clean(value)
@@ -182,7 +182,7 @@ class Streams:
             rest["names"] = names
         if empty := [clean(name) for name, value in resource.attributes.items() if not value]:
             rest["empty"] = empty
-        if severity is not None and ("level" not in told or SEVERITIES[LEVELS[severity]] != severity):
+        if severity is not None and ("level" not in labelled or SEVERITIES[LEVELS[severity]] != severity):
             rest["severity"] = severity
         if more:
             rest["more"] = more

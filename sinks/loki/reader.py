@@ -214,11 +214,11 @@ class LokiReader(Reader):
         if answer.status != 200:
             raise _http.refusal(answer, self._what)
         try:
-            told = msgspec.json.decode(answer.body, type=_Answer)
+            response = msgspec.json.decode(answer.body, type=_Answer)
         except msgspec.DecodeError as error:
             raise RetryableError(f"{self._what}: an answer that is not Loki's: {error}", code="answer") from error
         entries = []
-        for stream in told.data.result:
+        for stream in response.data.result:
             for value in stream.values:
                 beside = value.beside.get("structuredMetadata", {})
                 entries.append(_Entry(int(value.time), value.line, stream.stream, beside))
@@ -231,7 +231,7 @@ class LokiReader(Reader):
         """Give the records of entries in order of their own times, which may differ by up to `NEAR`, and ids."""
         waiting: list[Record] = []
         look = _LOOK
-        for entry in self._whole(entries):
+        for entry in self._join_parts(entries):
             waiting.append(self._record(entry))
             if len(waiting) >= look:
                 waiting.sort(key=_by_time_and_id, reverse=not forward)
@@ -241,7 +241,7 @@ class LokiReader(Reader):
                 look = len(waiting) + _LOOK
         yield from sorted(waiting, key=_by_time_and_id, reverse=not forward)
 
-    def _whole(self, entries: Iterable[_Entry]) -> Iterator[_Entry]:
+    def _join_parts(self, entries: Iterable[_Entry]) -> Iterator[_Entry]:
         """Put lines that went in parts together again; they stand within nanoseconds of each other.
 
         Parts of which some are missing, or that a smaller limit was found for meanwhile, are given only if the whole
@@ -269,13 +269,13 @@ class LokiReader(Reader):
 
     def _record(self, entry: _Entry) -> Record:
         labels, metadata = entry.labels, entry.metadata
-        told = _decoded(metadata.get("shipper", ""))
+        extra = _decoded(metadata.get("shipper", ""))
         written = metadata.get("ns", "")
         time_ns = int(written) if written.isdecimal() else entry.time_ns
         message, attributes = lines.read(self._config.line, entry.line)
         if "marks" in metadata:
             attributes = {**_object(metadata["marks"]), **attributes}
-        severity = told.get("severity")
+        severity = extra.get("severity")
         if not isinstance(severity, int) or not 0 <= severity <= 24:
             severity = SEVERITIES.get(labels.get(self._level or "", ""), 0)  # 0: nothing tells it
         return Record(
@@ -285,11 +285,11 @@ class LokiReader(Reader):
             message=message,
             attributes=attributes,
             raw=entry.line if self._config.line == "raw" else message,
-            resource=self._resource(labels, metadata, told),
+            resource=self._resource(labels, metadata, extra),
             offset=0,
         )
 
-    def _resource(self, labels: dict[str, str], metadata: dict[str, str], told: dict[str, Any]) -> Resource:
+    def _resource(self, labels: dict[str, str], metadata: dict[str, str], extra: dict[str, Any]) -> Resource:
         source = metadata.get("source", "")
         attributes: dict[str, str] = {}
         for name, template in self._config.labels.items():
@@ -299,12 +299,12 @@ class LokiReader(Reader):
                     source = labels[name]
                 elif words[0] != "level":
                     attributes[encode.WORDS.get(words[0], words[0])] = labels[name]
-        names = told.get("names", {})
+        names = extra.get("names", {})
         for name, value in metadata.items():
             if name not in _NOT_RESOURCE:
                 attributes[names.get(name, encode.RESTORED.get(name, name))] = value
-        attributes |= told.get("more", {})
-        attributes |= dict.fromkeys(told.get("empty", ()), "")
+        attributes |= extra.get("more", {})
+        attributes |= dict.fromkeys(extra.get("empty", ()), "")
         return self._resources.of(source, attributes)
 
 
@@ -335,7 +335,7 @@ def _decoded(text: str) -> dict[str, Any]:
     if not text:
         return {}
     try:
-        return msgspec.to_builtins(msgspec.json.decode(text, type=_Told))  # type: ignore[no-any-return]
+        return msgspec.to_builtins(msgspec.json.decode(text, type=_Extra))  # type: ignore[no-any-return]
     except msgspec.DecodeError:
         return {}
 
@@ -347,7 +347,7 @@ def _object(text: str) -> dict[str, Any]:
         return {}
 
 
-class _Told(msgspec.Struct, omit_defaults=True):
+class _Extra(msgspec.Struct, omit_defaults=True):
     names: dict[str, str] = {}
     empty: list[str] = []
     more: dict[str, str] = {}

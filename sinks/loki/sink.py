@@ -44,7 +44,7 @@ AHEAD = 600
 SAME = 5
 #: Seconds for which pushes stay small once Loki found one too large, the least they become then, and the rate refusals
 #: in a row that count as one: a push above the tenant's burst is never taken, and the answer does not tell the burst.
-CAREFUL, LEAST_BYTES, RATE_REFUSALS = 600.0, 64 << 10, 3
+REDUCED_FOR, LEAST_BYTES, RATE_REFUSALS = 600.0, 64 << 10, 3
 #: Records whose time was moved that are remembered, so that they go to the same place when they are sent again.
 MOVED = 10_000
 #: Bytes below which a server's limit for lines is not believed.
@@ -55,7 +55,7 @@ _NOTHING = b'{"streams":[]}'
 _NOTHING_IS_FINE = frozenset([204, 422])
 
 
-class _Work:
+class _PushState:
     """What is under way of one batch: its outcome, and the rows whose lines must be cut shorter.
 
     A row in several parts fails once, whatever becomes of the others.
@@ -103,7 +103,7 @@ class LokiSink(Sink):
         self._window = int(parse_duration(config.out_of_order_window) * _SECOND)
         self._states = States(self._window)
         self._moved: OrderedDict[str, int] = OrderedDict()
-        self._most_bytes, self._careful_since = PUSH_BYTES, float("-inf")
+        self._max_push_bytes, self._reduced_at = PUSH_BYTES, float("-inf")
         self._rate_refusals = 0
         # Nanoseconds by which Loki's clock is ahead of ours, which its limits are held by; None until it has told.
         self._skew: int | None = None
@@ -152,26 +152,26 @@ class LokiSink(Sink):
         if answer.status == 200:
             yield Finding("rights", "ok", "it may read, too")
         else:
-            told = _http.refusal(answer, self._what)
-            yield Finding("rights", "warn", f"cannot read: {told}", "let its account read, if you want to query it")
+            reason = _http.refusal(answer, self._what)
+            yield Finding("rights", "warn", f"cannot read: {reason}", "let its account read, if you want to query it")
 
     def write(self, batch: Batch) -> None:
         """Push the batch. Raises SinkError; see `sinks.loki.faults`."""
-        work = _Work(batch)
+        progress = _PushState(batch)
         rows: Sequence[int] = range(len(batch))
         while rows:
-            queue = deque(self._pushes(self._runs(work, rows)))
+            queue = deque(self._pushes(self._runs(progress, rows)))
             while queue:
                 runs = queue.popleft()
-                if work.outcome.stopped is not None:
-                    work.fail(runs, work.outcome.stopped)
+                if progress.outcome.stopped is not None:
+                    progress.fail(runs, progress.outcome.stopped)
                     continue
-                queue.extendleft(reversed(self._send(runs, work)))
-            rows, work.long = sorted(work.long), set()
-            if work.outcome.stopped is not None:
-                work.fail_rows(list(rows), work.outcome.stopped)
+                queue.extendleft(reversed(self._send(runs, progress)))
+            rows, progress.long = sorted(progress.long), set()
+            if progress.outcome.stopped is not None:
+                progress.fail_rows(list(rows), progress.outcome.stopped)
                 break
-        work.outcome.close()
+        progress.outcome.close()
 
     def close(self) -> None:
         """Close the connections."""
@@ -179,15 +179,15 @@ class LokiSink(Sink):
 
     # What goes where
 
-    def _runs(self, work: _Work, rows: Sequence[int]) -> Iterator[list[Run]]:
+    def _runs(self, progress: _PushState, rows: Sequence[int]) -> Iterator[list[Run]]:
         """Sort rows of the batch into streams; each comes as one list of runs."""
-        batch = work.batch
+        batch = progress.batch
         streams: dict[Pairs, list[Run]] = defaultdict(list)
         texts, ids, times = self._lines(batch), batch.ids, batch.times
-        for members in _alike(batch, rows):
+        for members in _group_rows(batch, rows):
             severity = None if batch.severities is None else batch.severities[members[0]]
             labels, metadata = self._streams.of(batch.resources[members[0]], severity)
-            marks = {} if not batch.marks or self.wants_parse else _marks(batch.marks, members)
+            marks = {} if not batch.marks or self.wants_parse else _source_marks(batch.marks, members)
             if len(members) == len(batch):
                 run = Run(labels, metadata, members, times, texts, ids, marks)
             else:
@@ -201,7 +201,7 @@ class LokiSink(Sink):
                 yield runs
             else:
                 entries = [entry for run in runs for entry in run.entries()]
-                yield from self._placed(self._aged(entries, bounds, work))
+                yield from self._assign_streams(self._refuse_by_age(entries, bounds, progress))
 
     def _bounds(self) -> tuple[int, int]:
         """Give the oldest and the newest time that Loki takes now, by its own clock as far as that is known."""
@@ -228,7 +228,7 @@ class LokiSink(Sink):
             and not (self._moved and any(not self._moved.keys().isdisjoint(run.ids) for run in runs))
         )
 
-    def _aged(self, entries: list[Entry], bounds: tuple[int, int], work: _Work) -> Iterator[Entry]:
+    def _refuse_by_age(self, entries: list[Entry], bounds: tuple[int, int], progress: _PushState) -> Iterator[Entry]:
         """Give the entries whose age Loki takes, refuse the others."""
         oldest, newest = bounds
         if self._skew is None and not all(oldest <= entry.time_ns <= newest for entry in entries):
@@ -243,9 +243,9 @@ class LokiSink(Sink):
             else:
                 yield entry
                 continue
-            work.refuse(entry.row, PermanentError(f"{self._what}: {text}", code="age", certain=True))
+            progress.refuse(entry.row, PermanentError(f"{self._what}: {text}", code="age", certain=True))
 
-    def _placed(self, entries: Iterator[Entry] | list[Entry]) -> Iterator[list[Run]]:
+    def _assign_streams(self, entries: Iterator[Entry] | list[Entry]) -> Iterator[list[Run]]:
         """Give the runs of entries, each kept distinct, cut to what Loki takes, and in the stream that takes its time.
 
         In order of time no entry makes another late.
@@ -254,19 +254,19 @@ class LokiSink(Sink):
         taken: dict[tuple[Pairs, int, str], str] = {}
         for entry in sorted(entries, key=lambda entry: entry.time_ns):
             labels = self._states.place(entry.labels, entry.time_ns)
-            streams[labels] += self._distinct(entry._replace(labels=labels), taken)
+            streams[labels] += self._make_distinct(entry._replace(labels=labels), taken)
         for labels, members in streams.items():
             del labels
             members.sort(key=lambda entry: entry.time_ns)
             yield encode.runs_of(members)
 
-    def _distinct(self, entry: Entry, taken: dict[tuple[Pairs, int, str], str]) -> Iterator[Entry]:
+    def _make_distinct(self, entry: Entry, taken: dict[tuple[Pairs, int, str], str]) -> Iterator[Entry]:
         """Give the entries of one record: several if its line is too long, nanoseconds later if another's are equal."""
-        pieces = [entry.line]
+        parts = [entry.line]
         if len(entry.line) * 4 > self._most_line:
             whole = lines.clean(entry.line).encode()
             if len(whole) > self._most_line:
-                pieces = _pieces(whole, self._most_line)
+                parts = _split_line(whole, self._most_line)
         state = self._states.of(entry.labels)
 
         def is_taken(time_ns: int, piece: str) -> bool:
@@ -276,7 +276,7 @@ class LokiSink(Sink):
             return other is not None and other != entry.id
 
         start = self._moved.get(entry.id, entry.time_ns)
-        while any(is_taken(start + number, piece) for number, piece in enumerate(pieces)):
+        while any(is_taken(start + number, piece) for number, piece in enumerate(parts)):
             start += 1
         extra = entry.extra
         if start != entry.time_ns:
@@ -284,9 +284,9 @@ class LokiSink(Sink):
             self._moved[entry.id] = start
             if len(self._moved) > MOVED:
                 self._moved.popitem(last=False)
-        for number, piece in enumerate(pieces):
+        for number, piece in enumerate(parts):
             taken[entry.labels, start + number, piece] = entry.id
-            mark = (("part", f"{number + 1}/{len(pieces)}"),) if len(pieces) > 1 else ()
+            mark = (("part", f"{number + 1}/{len(parts)}"),) if len(parts) > 1 else ()
             yield entry._replace(time_ns=start + number, line=piece, extra=(*extra, *mark))
 
     # Pushes
@@ -298,7 +298,7 @@ class LokiSink(Sink):
         now = self._clock.monotonic()
         # Nobody's records can be newer than this, so what is younger than a window before is late for no writer's.
         safe = self._now() + AHEAD * _SECOND - self._window
-        most = self._most()
+        most = self._push_size()
         for runs in streams:
             size = sum(run.estimate() for run in runs)
             state = self._states.of(runs[0].labels)
@@ -311,24 +311,24 @@ class LokiSink(Sink):
                 shared += runs
                 shared_size += size
             else:
-                yield from _cut(runs, size, most)
+                yield from _split_runs(runs, size, most)
         if shared:
             yield shared
 
-    def _most(self) -> int:
+    def _push_size(self) -> int:
         """Give the bytes that a push is made for."""
-        if self._most_bytes < PUSH_BYTES and self._clock.monotonic() - self._careful_since > CAREFUL:
-            self._most_bytes = PUSH_BYTES
-        return self._most_bytes
+        if self._max_push_bytes < PUSH_BYTES and self._clock.monotonic() - self._reduced_at > REDUCED_FOR:
+            self._max_push_bytes = PUSH_BYTES
+        return self._max_push_bytes
 
-    def _be_careful(self, most: int) -> None:
-        self._most_bytes = max(LEAST_BYTES, min(self._most_bytes, most))
-        self._careful_since = self._clock.monotonic()
+    def _reduce_push_size(self, most: int) -> None:
+        self._max_push_bytes = max(LEAST_BYTES, min(self._max_push_bytes, most))
+        self._reduced_at = self._clock.monotonic()
 
-    def _send(self, runs: list[Run], work: _Work) -> list[list[Run]]:
+    def _send(self, runs: list[Run], progress: _PushState) -> list[list[Run]]:
         """Send one push and note what became of it; give the pushes that must follow."""
         body, size = self._body(runs, ids=self._ids)
-        most = MOST_BYTES if self._most_bytes == PUSH_BYTES else 2 * self._most_bytes
+        most = MOST_BYTES if self._max_push_bytes == PUSH_BYTES else 2 * self._max_push_bytes
         if size > most and (halves := _halves(runs)):
             return halves
         try:
@@ -336,7 +336,7 @@ class LokiSink(Sink):
         except RetryableError as error:
             error.maybe_taken = False  # Loki keeps an entry once that is sent again soon
             self._states.doubt()
-            work.fail(runs, error)
+            progress.fail(runs, error)
             return []
         if answer.status == faults.STORED:
             self._rate_refusals = 0
@@ -347,58 +347,58 @@ class LokiSink(Sink):
         alone = [list(group) for _, group in groupby(runs, key=lambda run: run.labels)]
         if len(alone) > 1 and answer.status in {400, 429}:
             return alone  # which stream it was is told for certain only where there is one
-        return self._refused(runs, answer, size, work)
+        return self._refused(runs, answer, size, progress)
 
-    def _refused(self, runs: list[Run], answer: _http.Answer, size: int, work: _Work) -> list[list[Run]]:
+    def _refused(self, runs: list[Run], answer: _http.Answer, size: int, progress: _PushState) -> list[list[Run]]:
         entries = [entry for run in runs for entry in run.entries()]
         verdict = faults.judge(answer, entries, self._what)
         if verdict.split:
-            self._be_careful(size // 2)
+            self._reduce_push_size(size // 2)
             return _halves(runs)
         if verdict.whole is not None:
             if answer.status == 429:
                 self._rate_refusals += 1
                 if self._rate_refusals % RATE_REFUSALS == 0:
-                    self._be_careful(size // 2)
+                    self._reduce_push_size(size // 2)
             elif isinstance(verdict.whole, RetryableError):
                 self._states.doubt()
-            work.fail(runs, verdict.whole)
+            progress.fail(runs, verdict.whole)
             return []
         for place, error in verdict.refused.items():
-            work.refuse(entries[place].row, error)
-        again = self._late([entries[place] for place in verdict.late], work)
+            progress.refuse(entries[place].row, error)
+        again = self._late([entries[place] for place in verdict.late], progress)
         if verdict.long:
-            self._shorten([entries[place].row for place in verdict.long], verdict.most_line, answer, work)
+            self._shorten([entries[place].row for place in verdict.long], verdict.most_line, answer, progress)
         if verdict.confirm:
-            told = {*verdict.refused, *verdict.late, *verdict.long}
-            rest = [entry for place, entry in enumerate(entries) if place not in told]
+            named = {*verdict.refused, *verdict.late, *verdict.long}
+            rest = [entry for place, entry in enumerate(entries) if place not in named]
             again += [encode.runs_of(rest)] if rest else []
         return again
 
-    def _late(self, entries: list[Entry], work: _Work) -> list[list[Run]]:
+    def _late(self, entries: list[Entry], progress: _PushState) -> list[list[Run]]:
         """Give pushes of entries that Loki found too far behind: their stream has, or had, another writer."""
         streams: dict[Pairs, list[Entry]] = defaultdict(list)
         placed: list[Entry] = []
         for entry in entries:
             if self._states.is_finest(entry.labels, entry.time_ns):
                 text = "Loki's window is smaller than out_of_order_window; give half of its max_chunk_age here"
-                work.fail(encode.runs_of([entry]), ParkedError(f"{self._what}: {text}", code="400"))
+                progress.fail(encode.runs_of([entry]), ParkedError(f"{self._what}: {text}", code="400"))
             else:
                 self._states.learn(entry.labels, entry.time_ns)
                 placed.append(entry)
         for entry in placed:
-            labels = self._states.place(_own(entry.labels), entry.time_ns)
+            labels = self._states.place(_without_backfill(entry.labels), entry.time_ns)
             streams[labels].append(entry._replace(labels=labels))
         return [encode.runs_of(members) for members in streams.values()]
 
-    def _shorten(self, rows: list[int], most: int, answer: _http.Answer, work: _Work) -> None:
+    def _shorten(self, rows: list[int], most: int, answer: _http.Answer, progress: _PushState) -> None:
         """Note the server's limit for lines, which is less than ours was; the rows go again, in more parts."""
         if most >= LEAST_LINE:
             self._most_line = min(self._most_line, most)
-            work.long.update(rows)
+            progress.long.update(rows)
         else:
             for row in rows:
-                work.refuse(row, _http.refusal(answer, self._what))
+                progress.refuse(row, _http.refusal(answer, self._what))
 
     def _push_nothing(self) -> _http.Answer:
         return self._push(_http.gzipped(_NOTHING) if self._is_json else self._body([], ids=False)[0])
@@ -420,7 +420,7 @@ class LokiSink(Sink):
         self._skew = skew if abs(skew) > SAME * _SECOND else 0
 
 
-def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
+def _group_rows(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
     """Give rows of one resource and severity each, in their order."""
     resources, severities = batch.resources, batch.severities
     first = resources[rows[0]]
@@ -445,16 +445,16 @@ def _alike(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
     yield from groups.values()
 
 
-def _marks(marks: dict[int, dict[str, Any]], rows: list[int]) -> dict[int, Pairs]:
+def _source_marks(marks: dict[int, dict[str, Any]], rows: list[int]) -> dict[int, Pairs]:
     """Give what the source itself knows of some rows, which no parser could find in the line."""
     return {place: (("marks", lines.json_text(marks[row])),) for place, row in enumerate(rows) if row in marks}
 
 
-def _own(labels: Pairs) -> Pairs:
+def _without_backfill(labels: Pairs) -> Pairs:
     return tuple([pair for pair in labels if pair[0] != BACKFILL])
 
 
-def _cut(runs: list[Run], size: int, most: int) -> list[list[Run]]:
+def _split_runs(runs: list[Run], size: int, most: int) -> list[list[Run]]:
     """Cut the runs of a stream into pushes of about ``most`` bytes, of as many entries each."""
     if size <= most:
         return [runs]
@@ -478,20 +478,20 @@ def _cut(runs: list[Run], size: int, most: int) -> list[list[Run]]:
 def _halves(runs: list[Run]) -> list[list[Run]]:
     """Give the runs in two pushes of as many entries each; none if there is but one entry."""
     count = sum(len(run.rows) for run in runs)
-    return _cut(runs, count, (count + 1) // 2) if count > 1 else []
+    return _split_runs(runs, count, (count + 1) // 2) if count > 1 else []
 
 
-def _pieces(whole: bytes, most: int) -> list[str]:
+def _split_line(whole: bytes, most: int) -> list[str]:
     """Cut text at most ``most`` bytes long, not inside a character."""
-    pieces = []
+    parts = []
     start = 0
     while start < len(whole):
         end = min(start + most, len(whole))
         while end < len(whole) and whole[end] & 0xC0 == 0x80:
             end -= 1
-        pieces.append(whole[start:end].decode())
+        parts.append(whole[start:end].decode())
         start = end
-    return pieces
+    return parts
 
 
 def _snappy() -> Callable[..., tuple[bytes, int]]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from shipper.record import Batch
     from shipper.render import Part
-    from sinks._sql import Mapping, Rows, Tail
+    from sinks._sql import Mapping, ResourceColumns, Rows
 
 FIELD, ROW = b"\x1e", b"\x1d"
 #: Rows that are encoded at once: while the server works on them the next are made, and what they touch stays in
@@ -40,7 +40,7 @@ def load_file(rows: Rows) -> bytes:
     parts.append((Kind.CREATED, rows.times))
     if rows.markers is not None:
         parts += [FIELD, (Kind.FIELD, rows.markers)]
-    parts += _tails(rows, lambda tail: _rendered(Kind.FIELD, FIELD, tail) + ROW)
+    parts += _resource_columns(rows, lambda shared: _rendered(Kind.FIELD, FIELD, shared) + ROW)
     try:
         return render(parts, 0, len(rows))
     except UnicodeEncodeError:
@@ -55,7 +55,7 @@ def values(rows: Rows) -> list[bytes]:
     parts += [b"'", (Kind.CREATED, rows.times), b"'"]
     if rows.markers is not None:
         parts += [b",", (Kind.QUOTED, rows.markers)]
-    parts += _tails(rows, lambda tail: _rendered(Kind.QUOTED, b",", tail) + b")")
+    parts += _resource_columns(rows, lambda shared: _rendered(Kind.QUOTED, b",", shared) + b")")
     ends: list[int] = []
     try:
         text = render(parts, 0, len(rows), ends=ends)
@@ -64,16 +64,16 @@ def values(rows: Rows) -> list[bytes]:
     return [text[start:end] for start, end in pairwise([0, *ends])]
 
 
-def _tails(rows: Rows, rendered: Callable[[Tail], bytes]) -> list[Part]:
-    ends = {tail: rendered(tail) for tail in set(rows.tails)}
+def _resource_columns(rows: Rows, rendered: Callable[[ResourceColumns], bytes]) -> list[Part]:
+    ends = {shared: rendered(shared) for shared in set(rows.resource_columns)}
     if len(ends) == 1:
         return list(ends.values())
-    texts = {tail: end.decode() for tail, end in ends.items()}
-    return [(Kind.TEXT, list(map(texts.__getitem__, rows.tails)))]
+    texts = {shared: end.decode() for shared, end in ends.items()}
+    return [(Kind.TEXT, list(map(texts.__getitem__, rows.resource_columns)))]
 
 
-def _rendered(kind: Kind, between: bytes, tail: Tail) -> bytes:
+def _rendered(kind: Kind, between: bytes, shared: ResourceColumns) -> bytes:
     parts: list[Part] = []
-    for value in tail.columns:
+    for value in shared.columns:
         parts += [between, (kind, [value])]
     return render(parts, 0, 1)

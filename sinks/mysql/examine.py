@@ -41,8 +41,8 @@ def examine(config: MysqlConfig) -> Iterator[Finding]:
         yield Finding("reachable", "ok", f"{where(config)} answers, version {version}")
         yield from _looked(config, session)
     except (pymysql.MySQLError, OSError) as error:
-        told = faults.sorted_error(error, where(config))
-        yield Finding("reachable", "fail", str(told), "see the message")
+        failure = faults.sorted_error(error, where(config))
+        yield Finding("reachable", "fail", str(failure), "see the message")
     finally:
         session.release()
 

@@ -89,8 +89,8 @@ def sorted_error(error: Exception, where: str) -> SinkError:
 
 def _of_server(error: pymysql.MySQLError, where: str) -> SinkError:
     number = code(error)
-    told = str(error.args[1]) if len(error.args) > 1 else str(error)
-    text = f"{where}: {told or 'the connection was lost'} ({number})"
+    reason = str(error.args[1]) if len(error.args) > 1 else str(error)
+    text = f"{where}: {reason or 'the connection was lost'} ({number})"
     if advice := _ADVICE.get(number):
         text = f"{text}; {advice}"
     name = str(number)

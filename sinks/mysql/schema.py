@@ -150,12 +150,12 @@ def _create(config: MysqlConfig, *, created: bool, lacking: list[str], resources
     except pymysql.MySQLError as error:
         if faults.code(error) in {1050, 1060}:  # another daemon was faster; the checks that follow see its table
             return
-        told = faults.sorted_error(error, where(config))
-        if isinstance(told, ParkedError):
+        failure = faults.sorted_error(error, where(config))
+        if isinstance(failure, ParkedError):
             statement = create_statement(config)
             hint = "; or create it yourself and set create_table: false:" if not created else ""
-            raise ParkedError(f"{told}{hint}{chr(10) + statement if hint else ''}", code=told.code) from error
-        raise told from error
+            raise ParkedError(f"{failure}{hint}{chr(10) + statement if hint else ''}", code=failure.code) from error
+        raise failure from error
     finally:
         session.release()
 

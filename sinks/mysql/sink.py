@@ -55,7 +55,7 @@ class MysqlSink(Sink):
         self._second: SecondLane | None = None
         #: When the second connection was last used; and whether there is none until the sink is opened anew.
         self._second_used = 0.0
-        self._alone = False
+        self._one_connection_only = False
         self._server = Server(version="", max_packet=1 << 20, widths={})
         self._mapping = self._make_mapping()
         self._maintenance = Maintenance(config)
@@ -137,8 +137,8 @@ class MysqlSink(Sink):
             self._maintenance.run(self._now())
 
     def _store(self, session: Session, batch: Batch, order: Sequence[int]) -> None:
-        tails = set(self._mapping.tails(batch.resources))
-        new = {tail.key: tail.json for tail in tails if tail.key and tail.key not in self._known}
+        resource_columns = set(self._mapping.resource_columns(batch.resources))
+        new = {shared.key: shared.json for shared in resource_columns if shared.key and shared.key not in self._known}
         if new:
             self._store_resources(session, new)
         # In the order of the key, so that writers of the same rows cannot deadlock.
@@ -155,13 +155,13 @@ class MysqlSink(Sink):
         now = self._now()
         if self._second is not None and (not self._second.lane.session.open or abs(now - self._second_used) > _IDLE):
             self._release_second()
-        if rows < _TWO or self._alone or not self._load:
+        if rows < _TWO or self._one_connection_only or not self._load:
             return None
         if self._second is None:
             try:
                 self._second = SecondLane(Lane(connect(self._config, load_data=True), self._make_mapping()))
             except SinkError as error:
-                self._alone = True
+                self._one_connection_only = True
                 _log.info("LOAD DATA goes by one connection, because a second was refused: %s", error)
         self._second_used = now
         return self._second
@@ -173,8 +173,8 @@ class MysqlSink(Sink):
         may wait for the other's locks, and the server sees no deadlock in a client that waits for both.
         """
         middle = len(order) // 2
-        second.begin(partial(self._half, second.lane, batch, order[middle:]))
-        first = self._half(lane, batch, order[:middle])
+        second.begin(partial(self._store_half, second.lane, batch, order[middle:]))
+        first = self._store_half(lane, batch, order[:middle])
         errors = [error for error in (first, second.wait()) if error is not None]
         for error in errors:
             if not isinstance(error, PartialError):
@@ -183,7 +183,7 @@ class MysqlSink(Sink):
         if failed:
             raise PartialError(dict(chain.from_iterable(map(dict.items, failed))))
 
-    def _half(self, lane: Lane, batch: Batch, order: Sequence[int]) -> BaseException | None:
+    def _store_half(self, lane: Lane, batch: Batch, order: Sequence[int]) -> BaseException | None:
         """Store half of a batch; give what went wrong, for the thread that knows both halves."""
         try:
             self._store_rows(lane, batch, order)
@@ -232,9 +232,9 @@ class MysqlSink(Sink):
             if exact and skipped:
                 with session.cursor() as cursor:
                     cursor.execute("SHOW WARNINGS")
-                    told = [row[1] for row in cursor.fetchall()]
+                    codes = [row[1] for row in cursor.fetchall()]
                 # A row that was skipped for another reason could hide behind the number that the server lists.
-                exact = len(told) == warnings and set(told) == {faults.DUPLICATE}
+                exact = len(codes) == warnings and set(codes) == {faults.DUPLICATE}
         except pymysql.MySQLError as error:
             if faults.code(error) in _NO_LOAD:
                 self._load = False
@@ -320,9 +320,9 @@ class MysqlSink(Sink):
 
     def _failed(self, error: Exception) -> SinkError:
         """Sort the error, leave no transaction behind and no connection that is lost or leads to the wrong server."""
-        told = faults.sorted_error(error, self._where)
+        failure = faults.sorted_error(error, self._where)
         if isinstance(error, PartialError):
-            return told
+            return failure
         if self._session is not None and not _undo(self._session, error):
             self._release()
         if faults.code(error) == 1526:
@@ -330,7 +330,7 @@ class MysqlSink(Sink):
                 add_last_partition(self._config)
             except SinkError as refused:
                 return refused
-        return told
+        return failure
 
     def examine(self) -> Iterator[Finding]:
         """See `sinks.mysql.examine`. Creates nothing."""
@@ -344,7 +344,7 @@ class MysqlSink(Sink):
         session, self._session = self._session, None
         self._stored = None
         self._known.clear()
-        self._alone = False
+        self._one_connection_only = False
         self._release_second()
         if session is not None:
             session.release()

@@ -28,8 +28,8 @@ _PROTOBUF, _JSON = "application/x-protobuf", "application/json"
 def refusal(answer: Answer, what: str, *, retry_500: bool) -> SinkError:
     """Sort an answer that is no success."""
     status = answer.status
-    told = Answer(status, answer.headers, _status_text(answer).encode())
-    code, text = str(status), f"{what}: {status} {told.text}".rstrip()
+    shown = Answer(status, answer.headers, _status_text(answer).encode())
+    code, text = str(status), f"{what}: {status} {shown.text}".rstrip()
     if status in LATER or (status == 500 and retry_500):
         return RetryableError(text, code=code, retry_after=_http.retry_after(answer), maybe_taken=status in _UNKNOWN)
     if status == 402:
@@ -39,7 +39,7 @@ def refusal(answer: Answer, what: str, *, retry_500: bool) -> SinkError:
     if status == 431:
         return ParkedError(f"{text}; check headers, the token and the user", code=code)
     if status < 400 or status in {401, 403, 404, 405, 407, 501}:
-        return _http.refusal(told, what)
+        return _http.refusal(shown, what)
     if status == 413:
         return PermanentError(f"{text}; the receiver takes smaller requests: lower max_request_bytes", code=code)
     if status == 500:

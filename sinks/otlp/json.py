@@ -38,7 +38,7 @@ class Encoder:
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
-        self._resources = values.Kept(_resource)
+        self._resources = values.ResourceCache(_resource)
 
     def records(self, batch: Batch) -> Rows:
         """Encode each record as an element of logRecords, a comma in front."""

@@ -59,7 +59,7 @@ _UID_HEAD = b"\x32" + varint(len(values.UID) + 42) + message(0x0A, values.UID.en
 _fixed = struct.Struct(f"<BQBQ{len(_UID_HEAD)}s36s").pack
 
 
-class _Heads(dict[int, bytes]):
+class _Prefixes(dict[int, bytes]):
     """What stands in front of a value, by the length of the value: the tag and length of each message around it.
 
     ``kind`` is the value's tag in an AnyValue, ``tag`` that of the field that holds the AnyValue. With ``outer`` that
@@ -90,10 +90,10 @@ class Encoder:
 
     def __init__(self, *, original: bool) -> None:
         self._original = original
-        self._resources = values.Kept(_resource)
+        self._resources = values.ResourceCache(_resource)
         self._pairs = Pairs(b"\x32", names=values.named, inner=Pairs(b"\x0a", names=str))
-        self._bodies = _Heads(_TEXT, b"\x2a")
-        self._records = _Heads(_ANY, b"\x12")
+        self._bodies = _Prefixes(_TEXT, b"\x2a")
+        self._records = _Prefixes(_ANY, b"\x12")
 
     def records(self, batch: Batch) -> Rows:
         """Encode each record as a field of ScopeLogs."""
@@ -173,7 +173,7 @@ class Pairs:
         self._tag = tag
         self._names = names
         self._inner = inner or self
-        self._heads: dict[tuple[str | None, bytes], _Heads] = {}
+        self._prefixes: dict[tuple[str | None, bytes], _Prefixes] = {}
 
     def encode(self, objects: Sequence[dict[str, Any]], depth: int = 1) -> list[bytes]:
         """Give the fields of each object, one behind the other; ``depth`` is that of their values."""
@@ -183,12 +183,14 @@ class Pairs:
         rows = [b""] * len(objects)
         for shape, indexes in shapes.items():
             if shape:
-                alike = self._alike(shape, list(map(objects.__getitem__, indexes)), depth)
-                for index, row in zip(indexes, alike, strict=True):
+                encoded = self._encode_same_shape(shape, list(map(objects.__getitem__, indexes)), depth)
+                for index, row in zip(indexes, encoded, strict=True):
                     rows[index] = row
         return rows
 
-    def _alike(self, shape: tuple[str, ...], objects: Sequence[dict[str, Any]], depth: int) -> Iterator[bytes]:
+    def _encode_same_shape(
+        self, shape: tuple[str, ...], objects: Sequence[dict[str, Any]], depth: int
+    ) -> Iterator[bytes]:
         """Give the fields of objects that all have the keys of ``shape``."""
         cells = list(chain.from_iterable(map(dict.values, objects)))
         columns: list[list[bytes]] = []
@@ -215,16 +217,16 @@ class Pairs:
             tag, data = _ANY, [self._value(value, depth) for value in column]
         return list(map(self._front(name, tag).__getitem__, map(len, data))), data
 
-    def _front(self, name: str | None, tag: bytes) -> _Heads:
-        heads = self._heads.get((name, tag))
+    def _front(self, name: str | None, tag: bytes) -> _Prefixes:
+        heads = self._prefixes.get((name, tag))
         if heads is None:
-            if len(self._heads) >= _MAX_NAMES:
-                self._heads.clear()
+            if len(self._prefixes) >= _MAX_NAMES:
+                self._prefixes.clear()
             if name is None:
-                heads = _Heads(tag, b"\x0a")
+                heads = _Prefixes(tag, b"\x0a")
             else:
-                heads = _Heads(tag, b"\x12", name=message(0x0A, _utf8(name)), outer=self._tag)
-            self._heads[name, tag] = heads
+                heads = _Prefixes(tag, b"\x12", name=message(0x0A, _utf8(name)), outer=self._tag)
+            self._prefixes[name, tag] = heads
         return heads
 
     def _lists(self, column: Sequence[Sequence[Any]], depth: int) -> list[bytes]:

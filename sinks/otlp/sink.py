@@ -42,7 +42,7 @@ class OtlpSink(Sink):
         base = config.endpoint.rstrip("/").removesuffix(_PATH)
         self._client = Client(base, config, what=f"OTLP receiver {base}{_PATH}")
         self._headers: dict[str, str] = {}
-        self._told = ""
+        self._last_message = ""
 
     def open(self) -> None:
         """Read the secrets. Raises ParkedError when a file of one cannot be read."""
@@ -131,8 +131,8 @@ class OtlpSink(Sink):
         count, words = answers.rejected(answer, self._client.what)
         if count:
             self._rejected(rows, count, words, outcome)
-        elif words and words != self._told:
-            self._told = words
+        elif words and words != self._last_message:
+            self._last_message = words
             _log.warning("%s took everything and says: %s", self._client.what, words)
 
     def _rejected(self, rows: range, count: int, words: str, outcome: Outcome) -> None:

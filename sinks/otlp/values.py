@@ -63,7 +63,7 @@ class Rows(NamedTuple):
 _MAX_RESOURCES = 8_192
 
 
-class Kept:
+class ResourceCache:
     """What was made of each resource, by ``make``: once for an object, and the same bytes for the same content."""
 
     def __init__(self, make: Callable[[Resource], bytes]) -> None:

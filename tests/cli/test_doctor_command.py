@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shipper.doctor.row import CHECKS
+from shipper.doctor.result import CHECKS
 from support.daemon import Daemon, eventually, free_port
 
 Run = Callable[..., "CompletedProcess[str]"]

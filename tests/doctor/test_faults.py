@@ -29,10 +29,10 @@ from shipper.config.types import Config
 from shipper.delivery.deadletter import DeadLetters
 from shipper.doctor import configuration
 from shipper.doctor.docker import containers
-from shipper.doctor.docker import rows as docker_rows
+from shipper.doctor.docker import results as docker_results
 from shipper.doctor.files import group_name, obstacle
 from shipper.doctor.host import ClockState, Host, Identity, files_allowed, is_shipper, kernel_clock
-from shipper.doctor.row import CHECKS, Row
+from shipper.doctor.result import CHECKS, CheckResult
 from shipper.errors import ConfigError, PermanentError
 from shipper.native import CHOSEN
 from shipper.record import Batch, Resource
@@ -119,7 +119,7 @@ class System:
     def save(self) -> None:
         self.path.write_text(yaml.safe_dump(self.config, sort_keys=False))
 
-    def rows(self, *, online: bool = False, canary: bool = False) -> list[Row]:
+    def results(self, *, online: bool = False, canary: bool = False) -> list[CheckResult]:
         self.save()
         try:
             config = load(self.path, {})
@@ -432,31 +432,31 @@ FAULTS: list[Any] = [
 def test_a_healthy_system_is_fine_everywhere(system: System) -> None:
     (system.top / "data" / "logs.db").touch()
     system.status()
-    rows = system.rows(online=True, canary=True)
-    assert [row for row in rows if row.verdict != "ok"] == []
-    assert {row.id for row in rows} >= set(CHECKS) - {"D70", "D71", "D72", "D74", "D76", "D79"}
-    assert all(row.evidence and not row.fix for row in rows)
+    results = system.results(online=True, canary=True)
+    assert [result for result in results if result.verdict != "ok"] == []
+    assert {result.id for result in results} >= set(CHECKS) - {"D70", "D71", "D72", "D74", "D76", "D79"}
+    assert all(result.evidence and not result.fix for result in results)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found_with_its_fix(system: System, fault: Fault) -> None:
     fault.plant(system)
-    found = [row for row in system.rows() if row.verdict != "ok"]
-    (row,) = [row for row in found if row.id == fault.identifier]
-    assert row.verdict == fault.verdict
-    assert fault.evidence.format(top=system.top) in row.evidence
+    found = [result for result in system.results() if result.verdict != "ok"]
+    (result,) = [result for result in found if result.id == fault.identifier]
+    assert result.verdict == fault.verdict
+    assert fault.evidence.format(top=system.top) in result.evidence
     expected = fault.fix.format(top=system.top)
     # How much disk is free is not known here; everything else is word for word.
-    assert row.fix.startswith(expected) if row.id == "D42" else row.fix == expected
+    assert result.fix.startswith(expected) if result.id == "D42" else result.fix == expected
     # One cause, one row, but for what really hurts twice.
     follows = {"D40": {"D03"}, "D11": {"D12"}, "D41": {"D43"}, "D43": {"D13"}}
-    assert {other.id for other in found} - {row.id} <= follows.get(row.id, set())
+    assert {other.id for other in found} - {result.id} <= follows.get(result.id, set())
 
 
 def test_whoever_chose_the_pure_form_needs_no_advice(system: System) -> None:
     system.host.why_pure = CHOSEN
-    (row,) = [row for row in system.rows() if row.id == "D05"]
-    assert (row.verdict, row.evidence) == ("ok", "pure Python: SHIPPER_PURE is set")
+    (result,) = [result for result in system.results() if result.id == "D05"]
+    assert (result.verdict, result.evidence) == ("ok", "pure Python: SHIPPER_PURE is set")
 
 
 def test_every_check_of_the_machine_has_a_planted_fault() -> None:
@@ -472,17 +472,17 @@ def test_every_check_of_the_machine_has_a_planted_fault() -> None:
 def test_a_full_disk(system: System, monkeypatch: pytest.MonkeyPatch, free: int, inodes: int, evidence: str) -> None:
     told = SimpleNamespace(f_bavail=free, f_frsize=1 << 20, f_files=10_000, f_favail=inodes, f_flag=0)
     monkeypatch.setattr(os, "statvfs", lambda _: told)
-    (row,) = [row for row in system.rows() if row.id == "D42"]
-    assert row.verdict == "fail"
-    assert evidence in row.evidence
-    assert row.fix.endswith("or move state_dir")
+    (result,) = [result for result in system.results() if result.id == "D42"]
+    assert result.verdict == "fail"
+    assert evidence in result.evidence
+    assert result.fix.endswith("or move state_dir")
 
 
 def test_a_read_only_state(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     told = SimpleNamespace(f_bavail=10_000, f_frsize=1 << 20, f_files=0, f_favail=0, f_flag=os.ST_RDONLY)
     monkeypatch.setattr(os, "statvfs", lambda _: told)
-    (row,) = [row for row in system.rows() if row.id == "D40"]
-    assert row.fix == (
+    (result,) = [result for result in system.results() if result.id == "D40"]
+    assert result.fix == (
         f"mount a named volume there, such as -v shipper-state:{system.state}   (systemd: StateDirectory=shipper)"
     )
 
@@ -490,7 +490,7 @@ def test_a_read_only_state(system: System, monkeypatch: pytest.MonkeyPatch) -> N
 def test_container_that_is_not_asked_for_is_not_judged(system: System) -> None:
     system.container("batch", "local")
     system.config["sources"]["docker"]["exclude"] = {"names": ["*batch*"]}
-    assert [row for row in system.rows() if row.verdict != "ok"] == []
+    assert [result for result in system.results() if result.verdict != "ok"] == []
 
 
 def test_sinks_that_are_away_or_closed(system: System) -> None:
@@ -503,15 +503,15 @@ def test_sinks_that_are_away_or_closed(system: System) -> None:
     }  # fmt: skip
     system.config["active"] = ["db", "mysql"]
     system.path.touch(mode=0o600)
-    rows = {row.id: row for row in system.rows(online=True, canary=True) if row.verdict != "ok"}
-    assert rows["D73"].what == "db directory"
-    assert rows["D73"].fix.startswith("check that the directory exists")
-    assert (rows["D70"].what, rows["D70"].verdict) == ("mysql reachable", "fail")
-    assert rows["D70"].fix == "check host, port, the network, and that the server runs"
+    results = {result.id: result for result in system.results(online=True, canary=True) if result.verdict != "ok"}
+    assert results["D73"].what == "db directory"
+    assert results["D73"].fix.startswith("check that the directory exists")
+    assert (results["D70"].what, results["D70"].verdict) == ("mysql reachable", "fail")
+    assert results["D70"].fix == "check host, port, the network, and that the server runs"
 
 
 def test_no_canary_makes_a_file_that_the_daemon_could_not_write(system: System) -> None:
-    system.rows(online=True, canary=True)
+    system.results(online=True, canary=True)
     assert not (system.top / "data" / "logs.db").exists()
 
 
@@ -579,7 +579,7 @@ def test_a_link_to_the_file_that_runs_is_that_file(system: System) -> None:
     system.status()
     link.symlink_to(system.path)
     system.status(config=ConfigStatus(path=str(link), hash=fingerprint(link), loaded_seconds=1))
-    assert [row for row in system.rows() if row.verdict != "ok"] == []
+    assert [result for result in system.results() if result.verdict != "ok"] == []
 
 
 def test_identity_of_a_user() -> None:
@@ -600,7 +600,7 @@ def test_a_group_without_a_name() -> None:
 
 
 def test_rows_are_json(system: System) -> None:
-    assert msgspec.json.decode(msgspec.json.encode(system.rows()), type=list[Row])
+    assert msgspec.json.decode(msgspec.json.encode(system.results()), type=list[CheckResult])
 
 
 def test_the_files_of_a_real_engine_are_understood() -> None:
@@ -612,8 +612,8 @@ def test_the_files_of_a_real_engine_are_understood() -> None:
     seen = containers(config)
     assert len(seen) == 3
     assert all(item.named and item.driver == "json-file" for item in seen)
-    rows = {row.id: row for row in docker_rows(config, seen)}
-    assert {identifier: row.verdict for identifier, row in rows.items()} == {
+    results = {result.id: result for result in docker_results(config, seen)}
+    assert {identifier: result.verdict for identifier, result in results.items()} == {
         "D20": "ok", "D21": "warn", "D22": "ok", "D23": "ok",
     }  # fmt: skip
-    assert rows["D21"].evidence.startswith("faildaily-tty-1: ")
+    assert results["D21"].evidence.startswith("faildaily-tty-1: ")

@@ -321,7 +321,7 @@ def test_the_bulk_path_and_the_exact_path_agree(texts: list[str], stamp: int) ->
     bare = batch_of(*texts, stamp=stamp)
     Parser("plain").parse(bare)
     assert bare.messages is not None
-    parser._each(alone, bare.messages, range(len(texts)))
+    parser._parse_each(alone, bare.messages, range(len(texts)))
     assert together.severities == alone.severities
     assert together.messages == alone.messages
     assert repr(together.attributes and [sorted(a.items()) for a in together.attributes]) == repr(

@@ -25,7 +25,7 @@ from shipper.testing.sink_contract import SinkContract
 from sinks._azure import BETWEEN, CLOUDS, EARLY, Columns, Credential, Requests, units
 from sinks.azure_logs import AzureLogsConfig, AzureLogsReader, AzureLogsSink
 from sinks.azure_logs.encode import Encoder
-from sinks.azure_logs.reader import form
+from sinks.azure_logs.reader import dialect
 from sinks.azure_logs.sink import REQUEST
 from support.azure_logs_server import CALL, COLUMNS, FIELD, RULE, STREAM, AzureLogsServer
 from support.azure_server import ASSERTION, CLIENT, TENANT, WORKSPACE
@@ -354,7 +354,7 @@ def test_tails_of_resources_are_forgotten_when_there_are_too_many() -> None:
         assert [list(records) for _, records in encoder.encode(Columns.of(batch, 0, 500, range(500))).texts] == [
             list(range(500))
         ]
-    assert len(encoder._tails) <= 10_500
+    assert len(encoder._resource_json) <= 10_500
 
 
 def test_a_record_whose_part_is_missing_shows_where_it_is_cut(server: AzureLogsServer, sink: AzureLogsSink) -> None:
@@ -488,9 +488,9 @@ def test_token_is_asked_for_once_and_anew_shortly_before_it_ends(
     assert [request.headers["authorization"] for request in server.requests].count(
         server.requests[0].headers["authorization"]
     ) == 4
-    form = dict(parse_qsl(server.token_requests[0].body.decode()))
-    assert form["grant_type"] == "client_credentials"
-    assert form["scope"] == "https://monitor.azure.com/.default"
+    dialect = dict(parse_qsl(server.token_requests[0].body.decode()))
+    assert dialect["grant_type"] == "client_credentials"
+    assert dialect["scope"] == "https://monitor.azure.com/.default"
     assert server.token_requests[0].path == TOKEN
 
 
@@ -552,9 +552,9 @@ def test_workload_identity_reads_its_token_file_each_time(server: AzureLogsServe
     path.write_text(ASSERTION + "\n")
     sink.write(make_batch(["a"]))
     sink.close()
-    form = dict(parse_qsl(server.token_requests[-1].body.decode()))
-    assert form["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-    assert "client_secret" not in form
+    dialect = dict(parse_qsl(server.token_requests[-1].body.decode()))
+    assert dialect["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    assert "client_secret" not in dialect
     assert server.messages() == ["a"]
 
 
@@ -689,7 +689,7 @@ def test_query_asks_for_time_and_terms_at_the_server(server: AzureLogsServer, si
         f'where RecordId in ("{batch.ids[2]}", "{batch.ids[3]}")',
         "order by Ns desc, RecordId desc",
         "take 200",
-        f"project Ns, RecordId, {', '.join(form('T').columns)}",
+        f"project Ns, RecordId, {', '.join(dialect('T').columns)}",
     ]
 
 

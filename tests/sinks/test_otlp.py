@@ -274,7 +274,7 @@ def test_caches_are_bounded(server: OtlpServer, monkeypatch: pytest.MonkeyPatch)
         assert server.messages() == batch.messages
         assert len(sink._encoder._resources) <= 9
         if isinstance(sink._encoder, protobuf.Encoder):
-            heads = sink._encoder._pairs._heads
+            heads = sink._encoder._pairs._prefixes
             assert len(heads) <= 8
             # Of long names nothing is kept, and of values only what stands in front of short ones.
             sink.write(

@@ -75,10 +75,10 @@ def _each(marks: str | list[str], count: int) -> list[str]:
 @given(attributes=st.lists(ATTRIBUTES, min_size=1, max_size=6), mapping=st.sampled_from(MAPPINGS))
 def test_attributes_are_divided_as_the_python_does(attributes: list[dict[str, Any]], mapping: Mapping) -> None:
     # Numbers that are none equal nothing, but JSON has none of them.
-    *texts, marks = mapping._divided(attributes)
-    *expected, told = mapping._divided_purely(attributes)
+    *texts, marks = mapping._split_attributes(attributes)
+    *expected, expected_marks = mapping._split_in_python(attributes)
     assert texts == expected
-    assert _each(marks, len(attributes)) == _each(told, len(attributes))
+    assert _each(marks, len(attributes)) == _each(expected_marks, len(attributes))
 
 
 @needs_compiled
@@ -109,7 +109,7 @@ def test_common_attributes_are_not_left_to_the_python() -> None:
 def test_divided_texts_are_those_of_the_record() -> None:
     """A text that has a column is not copied."""
     text = "a user agent"
-    (*_, agents), _, _ = Mapping(COLUMNS)._divided([{"user_agent": text}])
+    (*_, agents), _, _ = Mapping(COLUMNS)._split_attributes([{"user_agent": text}])
     assert agents[0] is text
 
 

@@ -236,7 +236,7 @@ def test_kinds_without_end_take_bounded_memory_and_lose_no_count(
     for number in range(logs.MAX_KINDS * 2):
         logs.get_logger(f"c{number}").warning("w")
         logs.get_logger(f"c{number}").warning("w")
-    assert len(log.handler._kinds) == logs.MAX_KINDS
+    assert len(log.handler._repeats) == logs.MAX_KINDS
     log.close()
     assert sum(event.get("repeats", 0) for event in said(stream)) == logs.MAX_KINDS * 2
 

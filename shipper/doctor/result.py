@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 
-class Row(msgspec.Struct, frozen=True):
+class CheckResult(msgspec.Struct, frozen=True):
     """One thing that was looked at. ``verdict`` is ok, warn (works, but will hurt) or fail; ``fix`` is empty when ok."""
 
     id: str
@@ -68,19 +68,19 @@ CHECKS = {
 }
 
 
-def ok(identifier: str, evidence: str) -> Row:
-    """Make a row that says all is well."""
-    return Row(identifier, CHECKS[identifier].what, "ok", evidence)
+def ok(identifier: str, evidence: str) -> CheckResult:
+    """Make a result that says all is well."""
+    return CheckResult(identifier, CHECKS[identifier].what, "ok", evidence)
 
 
-def warn(identifier: str, evidence: str, fix: str) -> Row:
-    """Make a row that says what will hurt, and what to do."""
-    return Row(identifier, CHECKS[identifier].what, "warn", evidence, fix)
+def warn(identifier: str, evidence: str, fix: str) -> CheckResult:
+    """Make a result that says what will hurt, and what to do."""
+    return CheckResult(identifier, CHECKS[identifier].what, "warn", evidence, fix)
 
 
-def fail(identifier: str, evidence: str, fix: str) -> Row:
-    """Make a row that says what is wrong, and what to do."""
-    return Row(identifier, CHECKS[identifier].what, "fail", evidence, fix)
+def fail(identifier: str, evidence: str, fix: str) -> CheckResult:
+    """Make a result that says what is wrong, and what to do."""
+    return CheckResult(identifier, CHECKS[identifier].what, "fail", evidence, fix)
 
 
 def several(paths: list[str], most: int = 3) -> str:
