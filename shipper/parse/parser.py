@@ -3,8 +3,8 @@
 Speed decides the shape of this module. Lines of the common forms go to `shipper.native`, where that is compiled. Of all
 others, JSON lines of a batch are decoded in one call, and the common forms of access-log and fallback lines are cut by
 ``str.split`` and slices inside the loop, without a function call or a regular expression per line; every line that is
-not of a common form goes to `shipper.parse.lines.LineParser`, which is exact and slower. All ways give the same result, and
-tests hold them to it.
+not of a common form goes to `shipper.parse.lines.LineParser`, which is exact and slower. All ways give the same
+result, and tests hold them to it.
 
 Whose time a record gets is decided by `shipper.parse.recordtime`; a line of a plain file without a time keeps 0 here.
 A time attribute is removed only when it became the record's time.
