@@ -234,7 +234,6 @@ class FaultContract(ABC):
                 yield rig, proxy
             finally:
                 rig.close()
-                rig.delivery.join(10)
 
     def _feed(self, rig: Rig, *, start_ns: int | None = None, batches: int = 5) -> dict[str, list[str]]:
         """Put batches of two files in turn; gives the ids of each file."""

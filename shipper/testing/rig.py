@@ -45,6 +45,7 @@ class Rig:
         self.states: list[str] = []
         self._health = Health(self.clock)
         self._ledger = Ledger(Checkpoint(directory), [_NAME], self.clock)
+        self._started = False
         self._ends: dict[str, tuple[int, int]] = {}
         self._dead_letters = DeadLetters(directory / "dead-letter.jsonl")
         spill = Spill(
@@ -103,6 +104,7 @@ class Rig:
 
     def start(self) -> None:
         """Begin to deliver; more may be put."""
+        self._started = True
         self.delivery.start()
 
     def finish(self, *, timeout: float = 60.0) -> None:
@@ -130,8 +132,10 @@ class Rig:
         return list(self._dead_letters.entries())
 
     def close(self) -> None:
-        """Close the files. Harmless when called again."""
+        """End the delivery, if it was begun, and close the files. Harmless when called again."""
         self.delivery.stop()
+        if self._started:
+            self.delivery.join(10)
         self.buffer.close()
         self._ledger.close()
 

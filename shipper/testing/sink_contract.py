@@ -24,7 +24,8 @@ import msgspec
 import pytest
 import yaml
 
-from shipper.errors import PartialError, PermanentError
+from shipper import registry
+from shipper.errors import ConfigError, PartialError, PermanentError
 from shipper.record import Batch, Record
 from shipper.sink import Sink, SinkConfig
 from shipper.testing.batches import START_NS, make_batch, make_resource, random_batch
@@ -39,8 +40,8 @@ class SinkContract(ABC):
     ``exactly_once``: a batch that is written again is stored once, also by a new instance.
     ``compares``: the fields that come back as they were written; a text format keeps less.
     ``lone_surrogates``: ``replaced`` by U+FFFD, or ``refused`` (PermanentError, PartialError or UnicodeError).
-    ``largest``: bytes of the largest message that must be taken. ``example``: the YAML file of
-    ``config/examples``; its directory is found from the working directory or above the test's file.
+    ``largest``: bytes of the largest message that must be taken. ``example``: a YAML file such as
+    ``config/examples/nats.yaml``, looked for in the working directory and above it.
     """
 
     exactly_once: ClassVar[bool] = False
@@ -276,9 +277,11 @@ class SinkContract(ABC):
         if self.example is None:
             pytest.skip("no example named")
         sections = yaml.safe_load(_find(self.example).read_text())["sinks"].values()
-        name = type(sink).__module__.removeprefix("sinks.").partition(".")[0]  # sinks.mysql.sink is mysql
-        mine = [section for section in sections if section["type"] == name]
-        assert mine
+        mine = [section for section in sections if _is_of(sink, section["type"])]
+        assert mine, (
+            f"{self.example} has no section whose type is {type(sink).__name__}; is its package installed, and does it"
+            " name the module under the entry points shipper.sinks?"
+        )
         for section in mine:
             msgspec.convert(section, type(sink).config)
 
@@ -316,6 +319,14 @@ class SinkContract(ABC):
             "resource": (record.resource.source, record.resource.attributes),
         }
         return {name: value for name, value in row.items() if name in self.compares}
+
+
+def _is_of(sink: Sink, name: str) -> bool:
+    """Tell whether a section of this type would make such a sink."""
+    try:
+        return isinstance(sink, registry.sink(name))
+    except ConfigError:
+        return False
 
 
 def _find(path: Path) -> Path:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path for path in ROOT.rglob("*.md") if not {".venv", ".git", "node_modules"} & set(path.relative_to(ROOT).parts)
 )
-CODE = sorted(path for name in ("shipper", "sinks") for path in (ROOT / name).rglob("*.py"))
+CODE = sorted(path for name in ("shipper", "sinks", "tests/support") for path in (ROOT / name).rglob("*.py"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -33,7 +33,7 @@ def test_no_sink_uses_the_sqlite_of_the_state() -> None:
     """Two SQLite libraries in one process on one file undo each other's locks (docs/decisions/0011)."""
     found = [path for path in CODE if re.search(r"^\s*(import|from) sqlite3\b", path.read_text(), re.MULTILINE)]
     assert ROOT / "shipper/state/checkpoint.py" in found
-    assert [path for path in found if "sinks" in path.parts or "testing" in path.parts] == []
+    assert [path for path in found if {"sinks", "testing", "support"} & set(path.parts)] == []
 
 
 @pytest.mark.parametrize("name", ["config", "systemd", "docs", "benchmarks", "tests"])

@@ -13,7 +13,7 @@ from shipper.errors import PartialError, PermanentError, RetryableError, SinkErr
 from shipper.record import Batch
 from shipper.sink import Sink
 from shipper.testing.batches import make_batch
-from shipper.testing.fault_contract import HttpFaultContract
+from shipper.testing.fault_contract import FaultContract, HttpFaultContract
 from shipper.testing.rig import Rig
 from sinks.otlp import OtlpConfig, OtlpSink
 from support.otlp_server import OtlpServer
@@ -51,6 +51,28 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
 
 def test_there_is_a_test_for_each_fault() -> None:
     assert len(cases()) == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("test_refused_login_parks_and_loses_nothing", "refuse the login"),
+        ("test_slow_close", "make the server hang up"),
+    ],
+)
+def test_what_a_stand_in_cannot_do_is_skipped(server: OtlpServer, tmp_path: Path, name: str, why: str) -> None:
+    class Contract(FaultContract):
+        def upstream(self) -> tuple[str, int]:
+            return "127.0.0.1", server.port
+
+        def sections(self, port: int) -> dict[str, Any]:
+            return server.sink(endpoint=f"http://127.0.0.1:{port}")
+
+        def ids(self) -> list[str]:
+            return server.ids()
+
+    with pytest.raises(pytest.skip.Exception, match=why):
+        getattr(Contract(), name)(tmp_path)
 
 
 class Swallowing(OtlpSink):
