@@ -67,7 +67,6 @@ class ChaosSink(Sink):
         self.records: dict[str, Record] = {}
         self.order: list[str] = []
         self.writes = 0
-        self.opens = 0
         self.closed = False
         self.wants_parse = wants_parse if inner is None else inner.wants_parse
         self.limits = limits or (inner.limits if inner is not None else Limits())
@@ -92,7 +91,6 @@ class ChaosSink(Sink):
     def open(self) -> None:
         """See `Sink.open`."""
         with self._lock:
-            self.opens += 1
             if self.down is not None:
                 raise self.down
         if self._inner is not None:

@@ -20,12 +20,12 @@ def difference(written: Iterable[str], arrived: Iterable[str]) -> str:
     extra = found - expected
     doubled = Counter({line: count for line, count in extra.items() if line in expected})
     unknown = extra - doubled
-    told = [
+    differences = [
         f"{sum(lines.values())} {word} of {sum(expected.values())}, such as {[line[:80] for line in list(lines)[:3]]}"
         for word, lines in (("missing", missing), ("doubled", doubled), ("unknown", unknown))
         if lines
     ]
-    return "; ".join(told)
+    return "; ".join(differences)
 
 
 def wait_for(written: Iterable[str], arrived: Callable[[], Iterable[str]], *, timeout: float = 20.0) -> str:

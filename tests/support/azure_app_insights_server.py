@@ -64,11 +64,11 @@ class AppInsightsServer(AzureServer):
         if self.entra and (refusal := self.unauthorized(request)) is not None:
             return refusal
         if self.quota:
-            return _told(self.quota, 0, 0, [(0, self.quota, "Monthly quota of the resource is used up")])
+            return _response(self.quota, 0, 0, [(0, self.quota, "Monthly quota of the resource is used up")])
         try:
             items = self._items(request)
         except (ValueError, msgspec.MsgspecError) as error:
-            return _told(400, 0, 0, [(0, 400, f"100: Invalid JSON: {error}")])
+            return _response(400, 0, 0, [(0, 400, f"100: Invalid JSON: {error}")])
         if len(items) > ITEMS:
             return Reply(413, b"too many items")
         errors: list[tuple[int, int, str]] = []
@@ -76,7 +76,7 @@ class AppInsightsServer(AzureServer):
             if (problem := self._taken(bytes(raw))) is not None:
                 errors.append((index, *problem))
         status = 200 if not errors else 206 if len(errors) < len(items) or self._all_sampled(errors) else 400
-        return _told(status, len(items), len(items) - len(errors), errors)
+        return _response(status, len(items), len(items) - len(errors), errors)
 
     @staticmethod
     def _all_sampled(errors: list[tuple[int, int, str]]) -> bool:
@@ -126,7 +126,7 @@ class AppInsightsServer(AzureServer):
             )
         return None
 
-    def begun(self) -> tuple[list[Row], list[str]]:
+    def base_table(self) -> tuple[list[Row], list[str]]:
         """Give all rows that have an id and a time of ours."""
         rows = []
         for row in self.rows:
@@ -212,14 +212,14 @@ def _row(table: str, envelope: Row, data: Row) -> Row:
     return row
 
 
-def _told(status: int, received: int, accepted: int, errors: list[tuple[int, int, str]]) -> Reply:
-    told = {
+def _response(status: int, received: int, accepted: int, errors: list[tuple[int, int, str]]) -> Reply:
+    body = {
         "itemsReceived": received,
         "itemsAccepted": accepted,
         "appId": "app",
         "errors": [{"index": index, "statusCode": code, "message": message} for index, code, message in errors],
     }
-    return Reply(status, msgspec.json.encode(told), {"Content-Type": "application/json"})
+    return Reply(status, msgspec.json.encode(body), {"Content-Type": "application/json"})
 
 
 if __name__ == "__main__":

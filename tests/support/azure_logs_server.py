@@ -97,7 +97,7 @@ class AzureLogsServer(AzureServer):
             row["TimeGenerated"] = f"{datetime.fromtimestamp(self.now(), UTC):%Y-%m-%dT%H:%M:%S.%f}0Z"
         return row
 
-    def begun(self) -> tuple[list[Row], list[str]]:
+    def base_table(self) -> tuple[list[Row], list[str]]:
         """Give all rows that have an id and a time of ours."""
         named = [row for row in self.rows if row["RecordId"] and (row["TimeNs"] or "").isdecimal()]
         return [{**row, "Ns": int(row["TimeNs"])} for row in named], _START
@@ -151,8 +151,8 @@ def _rounded(value: Any) -> Any:
 
 
 def _error(status: int, code: str, text: str) -> Reply:
-    told = {"error": {"code": code, "message": text}}
-    return Reply(status, msgspec.json.encode(told), {"Content-Type": "application/json"})
+    body = {"error": {"code": code, "message": text}}
+    return Reply(status, msgspec.json.encode(body), {"Content-Type": "application/json"})
 
 
 if __name__ == "__main__":

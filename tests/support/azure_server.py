@@ -76,7 +76,7 @@ class AzureServer(HttpServer):
         self._token_script: deque[Reply] = deque()
         self._query_script: deque[Reply] = deque()
         self._side = threading.Lock()
-        self._begun: tuple[tuple[int, int], tuple[list[Row], list[str]]] = ((0, -1), ([], []))
+        self._base_table: tuple[tuple[int, int], tuple[list[Row], list[str]]] = ((0, -1), ([], []))
         super().__init__(tls=tls, port=port)
 
     @abstractmethod
@@ -84,7 +84,7 @@ class AzureServer(HttpServer):
         """Give the section of a sink that writes and reads here."""
 
     @abstractmethod
-    def begun(self) -> tuple[list[Row], list[str]]:
+    def base_table(self) -> tuple[list[Row], list[str]]:
         """Give the rows that the first lines of KQL ask for, with the columns they add, and those lines."""
 
     @abstractmethod
@@ -170,8 +170,8 @@ class AzureServer(HttpServer):
         self._issued[token] = (audience.rstrip("/"), self.now() + self.life)
         life = int(self.life)
         # IMDS gives its numbers as texts.
-        told = {"token_type": "Bearer", "expires_in": str(life) if text else life, "access_token": token}
-        return Reply(200, msgspec.json.encode(told), {"Content-Type": "application/json"})
+        body = {"token_type": "Bearer", "expires_in": str(life) if text else life, "access_token": token}
+        return Reply(200, msgspec.json.encode(body), {"Content-Type": "application/json"})
 
     def unauthorized(self, request: Request, audience: str = _AUDIENCE) -> Reply | None:
         """Give 401 unless the request has a token of ours for the audience that has not expired."""
@@ -179,8 +179,8 @@ class AzureServer(HttpServer):
         held, ends = self._issued.get(token, ("", 0.0))
         if scheme.lower() == "bearer" and held == audience.rstrip("/") and self.now() < ends:
             return None
-        told = {"error": {"code": "InvalidToken", "message": "The provided authentication token is invalid."}}
-        return Reply(401, msgspec.json.encode(told), {"WWW-Authenticate": "Bearer"})
+        body = {"error": {"code": "InvalidToken", "message": "The provided authentication token is invalid."}}
+        return Reply(401, msgspec.json.encode(body), {"WWW-Authenticate": "Bearer"})
 
     # Queries
 
@@ -199,17 +199,17 @@ class AzureServer(HttpServer):
         columns = [
             {"name": name, "type": "dynamic" if name in self.dynamic else kinds.get(name, "string")} for name in names
         ]
-        told = {"tables": [{"name": "PrimaryResult", "columns": columns, "rows": rows}]}
-        return Reply(200, msgspec.json.encode(told), {"Content-Type": "application/json"})
+        body = {"tables": [{"name": "PrimaryResult", "columns": columns, "rows": rows}]}
+        return Reply(200, msgspec.json.encode(body), {"Content-Type": "application/json"})
 
     def _evaluated(self, kql: str) -> tuple[list[str], list[list[Any]]]:
         lines = kql.split("\n| ")
         with self._lock:
             # Made once for all pages, as long as nothing is written.
             look = (id(self.rows), len(self.rows))
-            if self._begun[0] != look:
-                self._begun = (look, self.begun())
-            rows, start = self._begun[1]
+            if self._base_table[0] != look:
+                self._base_table = (look, self.base_table())
+            rows, start = self._base_table[1]
         if lines[: len(start)] != start:
             raise ValueError(f"cannot resolve {lines[0]!r}")
         at = len(start)
@@ -265,8 +265,8 @@ def _literal(text: str) -> str:
 
 
 def _error(status: int, code: str, text: str) -> Reply:
-    told = {"error": code, "error_description": text}
-    return Reply(status, msgspec.json.encode(told), {"Content-Type": "application/json"})
+    body = {"error": code, "error_description": text}
+    return Reply(status, msgspec.json.encode(body), {"Content-Type": "application/json"})
 
 
 def _problem(status: int, code: str, text: str) -> Reply:

@@ -256,8 +256,8 @@ class CloudwatchServer(HttpServer):
             return Reply(403, text.encode(), {"Content-Type": "text/xml"})
         assert self._moto is not None
         status, _, body = self._moto.ask(request, request.body)
-        told = {name: re.search(f"<{name}>(.*?)</{name}>", body.decode()) for name in _CREDENTIALS}
-        key, secret, token = (found[1] if found else "" for found in told.values())
+        parts = {name: re.search(f"<{name}>(.*?)</{name}>", body.decode()) for name in _CREDENTIALS}
+        key, secret, token = (found[1] if found else "" for found in parts.values())
         self.keys[key] = aws_signature.Key(secret, token)
         return Reply(status, body, {"Content-Type": "text/xml"})
 
@@ -334,16 +334,16 @@ class CloudwatchServer(HttpServer):
             raise RefusedError("InvalidSequenceTokenException", text, expectedSequenceToken=expected)
 
     def _create_group(self, request: Request) -> Reply:
-        told = _told(request)
-        _check_names(told.get("logGroupName", ""))
-        self._ask(request, told)
+        parameters = _parameters(request)
+        _check_names(parameters.get("logGroupName", ""))
+        self._ask(request, parameters)
         return _reply(None)
 
     def _create_stream(self, request: Request) -> Reply:
-        told = _told(request)
-        _check_names(told.get("logGroupName", ""), told.get("logStreamName", ""))
+        parameters = _parameters(request)
+        _check_names(parameters.get("logGroupName", ""), parameters.get("logStreamName", ""))
         try:
-            self._ask(request, told)
+            self._ask(request, parameters)
         except RefusedError as no:
             if b"already exists" in no.reply.body:
                 text = "The specified log stream already exists"
@@ -352,46 +352,46 @@ class CloudwatchServer(HttpServer):
         return _reply(None)
 
     def _set_retention(self, request: Request) -> Reply:
-        told = _told(request)
-        _check_names(told.get("logGroupName", ""))
-        days = told.get("retentionInDays")
+        parameters = _parameters(request)
+        _check_names(parameters.get("logGroupName", ""))
+        days = parameters.get("retentionInDays")
         if days not in RETENTIONS:
             text = f"Member must satisfy enum value set: [{', '.join(map(str, RETENTIONS))}]"
             raise _invalid(days, "retentionInDays", text)
-        self._ask(request, told)
-        self._retention[told["logGroupName"]] = days
+        self._ask(request, parameters)
+        self._retention[parameters["logGroupName"]] = days
         return _reply(None)
 
     def _describe_groups(self, request: Request) -> Reply:
-        told = _told(request)
+        parameters = _parameters(request)
         if not self._keep:
             return _reply({"logGroups": []})
-        answer = self._ask(request, told)
+        answer = self._ask(request, parameters)
         for group in answer["logGroups"]:
             group["creationTime"] += int((self._now() - time.time()) * 1000)
         return _reply(answer)
 
     def _filter(self, request: Request) -> Reply:
-        told = _told(request)
-        name, limit = told.get("logGroupName", ""), told.get("limit", PAGE_EVENTS)
+        parameters = _parameters(request)
+        name, limit = parameters.get("logGroupName", ""), parameters.get("limit", PAGE_EVENTS)
         _check_names(name)
         if not 1 <= limit <= PAGE_EVENTS:
             raise _invalid(limit, "limit", f"Member must have value less than or equal to {PAGE_EVENTS}")
-        if told.get("filterPattern"):
+        if parameters.get("filterPattern"):
             raise RefusedError("InvalidParameterException", "this stand-in knows no filter patterns")
-        token = told.pop("nextToken", "")
-        head = told.get("startFromHead", True)
-        if not head and told.get("startTime", 0) < _SINCE_2024:
+        token = parameters.pop("nextToken", "")
+        head = parameters.get("startFromHead", True)
+        if not head and parameters.get("startTime", 0) < _SINCE_2024:
             text = "startFromHead=false is supported only when startTime is on or after Jan 1, 2024 00:00:00 UTC."
             raise RefusedError("InvalidParameterException", text)
         if token:
             asked, skip, empty = self._pages.pop(token, ({}, 0, 0))
-            if asked != told:
+            if asked != parameters:
                 raise RefusedError("InvalidParameterException", "The specified nextToken is invalid.")
         else:
             skip, empty = 0, self._empty_pages
             self._ask(request, {"logGroupName": name, "limit": 1, "startTime": 1, "endTime": 1})  # is it there?
-        found = self._matching(name, told)
+        found = self._matching(name, parameters)
         if not head:
             found.reverse()
         page = [] if empty else _page(found, skip, limit)
@@ -399,19 +399,19 @@ class CloudwatchServer(HttpServer):
         if skip + len(page) < len(found) or empty:
             answer["nextToken"] = str(uuid.uuid4())
             left = empty - 1 if empty else self._empty_pages
-            self._pages[answer["nextToken"]] = (told, skip + len(page), left)
+            self._pages[answer["nextToken"]] = (parameters, skip + len(page), left)
         return _reply(answer)
 
-    def _matching(self, name: str, told: dict[str, Any]) -> list[Stored]:
+    def _matching(self, name: str, parameters: dict[str, Any]) -> list[Stored]:
         """Give the events of a group in a range of time, both ends included, and of some streams."""
-        streams, prefix = told.get("logStreamNames"), told.get("logStreamNamePrefix")
+        streams, prefix = parameters.get("logStreamNames"), parameters.get("logStreamNamePrefix")
         if streams and (prefix or len(streams) > 100):
             raise RefusedError(
                 "InvalidParameterException", "at most 100 logStreamNames, and no logStreamNamePrefix with them"
             )
         kept = self._groups.get(name, [])
-        first = bisect_left(kept, told.get("startTime", 0), key=_timestamp)
-        last = bisect_right(kept, told["endTime"], key=_timestamp) if told.get("endTime") else len(kept)
+        first = bisect_left(kept, parameters.get("startTime", 0), key=_timestamp)
+        last = bisect_right(kept, parameters["endTime"], key=_timestamp) if parameters.get("endTime") else len(kept)
         found = kept[first:last]
         if streams or prefix:
             found = [
@@ -419,11 +419,11 @@ class CloudwatchServer(HttpServer):
             ]
         return found
 
-    def _ask(self, request: Request, told: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, request: Request, parameters: dict[str, Any]) -> dict[str, Any]:
         """Give moto's answer. Raises RefusedError with what it refuses."""
         if self._moto is None:
             return {}
-        status, _, body = self._moto.ask(request, _encode(told))
+        status, _, body = self._moto.ask(request, _encode(parameters))
         answer: dict[str, Any] = msgspec.json.decode(body) if body else {}
         if status != 200:
             raise RefusedError(answer["__type"], answer["message"], status=status)
@@ -441,7 +441,7 @@ def _timestamp(event: Stored) -> int:
     return event.timestamp
 
 
-def _told(request: Request) -> dict[str, Any]:
+def _parameters(request: Request) -> dict[str, Any]:
     try:
         return msgspec.json.decode(request.body, type=dict[str, Any])
     except (msgspec.DecodeError, UnicodeError) as error:

@@ -213,8 +213,8 @@ def _value(name: str, field: Mapping[str, Any], value: Any, refused: str) -> Any
 
 def _term(name: str, text: str) -> None:
     if len(text.encode()) > MAX_TERM:
-        told = f'Document contains at least one immense term in field="{name}" (whose UTF8 encoding is longer than the'
-        raise Fault(400, "illegal_argument_exception", f"{told} max length {MAX_TERM}), all of which were skipped.")
+        text = f'Document contains at least one immense term in field="{name}" (whose UTF8 encoding is longer than the'
+        raise Fault(400, "illegal_argument_exception", f"{text} max length {MAX_TERM}), all of which were skipped.")
 
 
 def date_nanos_of(kind: str, text: str) -> int:

@@ -22,7 +22,7 @@ _SORT = frozenset(["order", "numeric_type", "unmapped_type"])
 
 Test = Callable[[Index, Document], bool]
 Row = tuple[list[Any], Index, Document]
-#: A status and what is told with it.
+#: A status and the body that goes with it.
 Answer = tuple[int, dict[str, Any]]
 
 
@@ -53,7 +53,7 @@ class Search:
         """Forget all points in time, as after their keep_alive."""
         self._pits.clear()
 
-    def routed(self, request: Request, parts: list[str]) -> Answer:
+    def answer(self, request: Request, parts: list[str]) -> Answer:
         """Answer a request that reads, or raise Fault."""
         elastic = self._cluster.elastic
         pit = ["_pit"] if elastic else ["_search", "point_in_time"]
@@ -62,7 +62,7 @@ class Search:
         if request.method == "DELETE" and parts == pit:
             return self._close(request)
         if parts == ["_search"] and request.method == "POST":
-            return self._searched(msgspec.json.decode(request.content()))
+            return self._search(msgspec.json.decode(request.content()))
         if parts[1:] == ["_field_caps"] and request.method in {"GET", "POST"}:
             return self._field_caps(request, parts[0])
         raise Fault(
@@ -99,7 +99,7 @@ class Search:
                 fields[name] = {kind: {"type": kind, "searchable": True, "aggregatable": True} for kind in kinds}
         return 200, {"indices": [index.name for index in indices], "fields": fields}
 
-    def _searched(self, body: dict[str, Any]) -> Answer:
+    def _search(self, body: dict[str, Any]) -> Answer:
         if unknown := set(body) - _OPTIONS:
             raise Fault(400, "parsing_exception", f"Unknown key for a START_OBJECT in [{unknown.pop()}].")
         size = body["size"]
@@ -109,14 +109,14 @@ class Search:
         name = body["pit"]["id"]
         if name not in self._pits:
             raise Fault(404, "search_context_missing_exception", f"No search context found for id [{name}]")
-        sorts = [_sort(one) for one in body["sort"]]
+        sorts = [_sort_field(one) for one in body["sort"]]
         rows = self._rows(self._pits[name], body["query"], sorts)
         after = body.get("search_after")
         if after is not None:
             if len(after) not in {len(sorts), len(sorts) + self._cluster.elastic}:
                 text = f"search_after has {len(after)} value(s) but sort has {len(sorts)}."
                 raise Fault(400, "illegal_argument_exception", text)
-            key = _order([order for _, order in sorts], len(after))
+            key = _sort_key([order for _, order in sorts], len(after))
             rows = rows[bisect.bisect_right(rows, key(after), key=lambda row: key(row[0])) :]
         hits = [
             {"_index": index.name, "_id": document.id, "_source": document.source, "sort": key}
@@ -126,42 +126,42 @@ class Search:
         self._pits[renamed] = self._pits.pop(name)
         failed, self.failed_shards = self.failed_shards, 0
         shards = {"total": len(self._pits[renamed].indices) + failed, "failed": failed}
-        told = {"took": 1, "timed_out": False, "pit_id": renamed, "_shards": shards}
-        return 200, {**told, "hits": {"max_score": None, "hits": hits}}
+        about = {"took": 1, "timed_out": False, "pit_id": renamed, "_shards": shards}
+        return 200, {**about, "hits": {"max_score": None, "hits": hits}}
 
     def _rows(self, point: _Point, query: dict[str, Any], sorts: list[tuple[str, int]]) -> list[Row]:
         """Give all that matches, in order; pages of one search share the work."""
         asked = msgspec.json.encode([query, sorts])
         if asked not in point.found:
-            test = _compiled(query)
+            test = _matcher(query)
             rows: list[Row] = []
             for shard, (index, documents) in enumerate(point.indices):
                 for document in documents:
                     if test(index, document):
-                        key = [_key(index, document, field) for field, _ in sorts]
+                        key = [_sort_value(index, document, field) for field, _ in sorts]
                         if self._cluster.elastic:  # it adds a tiebreak of its own to every search of a point in time
                             key.append((shard << 32) + document.order)
                         rows.append((key, index, document))
-            order = _order([order for _, order in sorts])
+            order = _sort_key([order for _, order in sorts])
             rows.sort(key=lambda row: order(row[0]))
             point.found[asked] = rows
         return point.found[asked]
 
 
-def _order(orders: list[int], length: int | None = None) -> Callable[[list[Any]], Any]:
+def _sort_key(orders: list[int], length: int | None = None) -> Callable[[list[Any]], Any]:
     """Give a key of sorts; ``length`` values of each count."""
     key = functools.cmp_to_key(functools.partial(_compare, orders))
     return lambda values: key(values[:length])
 
 
-def _sort(one: dict[str, Any]) -> tuple[str, int]:
+def _sort_field(one: dict[str, Any]) -> tuple[str, int]:
     [(name, options)] = one.items()
     if unknown := set(options) - _SORT:
         raise Fault(400, "x_content_parse_exception", f"[field_sort] unknown field [{unknown.pop()}]")
     return name, 1 if options["order"] == "asc" else -1
 
 
-def _key(index: Index, document: Document, field: str) -> Any:
+def _sort_value(index: Index, document: Document, field: str) -> Any:
     if index.type_of(field) == "text":
         text = (
             f"Fielddata is disabled on [{field}] in [{index.name}]. Text fields are not optimised for operations that"
@@ -181,7 +181,7 @@ def _compare(orders: list[int], one: list[Any], two: list[Any]) -> int:
     return 0
 
 
-def _compiled(query: dict[str, Any]) -> Test:
+def _matcher(query: dict[str, Any]) -> Test:
     try:
         [(kind, body)] = query.items()
     except ValueError as error:
@@ -189,8 +189,8 @@ def _compiled(query: dict[str, Any]) -> Test:
     if kind == "bool":
         if unknown := set(body) - {"filter", "should", "minimum_should_match"}:
             raise Fault(400, "x_content_parse_exception", f"[bool] unknown field [{unknown.pop()}]")
-        every = [_compiled(one) for one in body.get("filter", [])]
-        some = [_compiled(one) for one in body.get("should", [])]
+        every = [_matcher(one) for one in body.get("filter", [])]
+        some = [_matcher(one) for one in body.get("should", [])]
         least = body.get("minimum_should_match", 0 if every else 1) if some else 0
         return lambda index, document: (
             all(test(index, document) for test in every) and sum(test(index, document) for test in some) >= least
@@ -201,14 +201,14 @@ def _compiled(query: dict[str, Any]) -> Test:
     if kind in {"term", "terms"}:
         [(name, wanted)] = body.items()
         values = wanted if kind == "terms" else [wanted]
-        return lambda index, document: any(value in values for value in _analysed(index, document, name))
+        return lambda index, document: any(value in values for value in _terms(index, document, name))
     if kind == "range":
         [(name, wanted)] = body.items()
         return lambda index, document: all(_within(index, document, name, *bound) for bound in wanted.items())
     raise Fault(400, "parsing_exception", f"unknown query [{kind}]")
 
 
-def _analysed(index: Index, document: Document, name: str) -> list[Any]:
+def _terms(index: Index, document: Document, name: str) -> list[Any]:
     """Give the terms of a field; those of a text are its words, in small letters."""
     values = document.terms.get(name, [])
     if index.type_of(name) in {"text", "match_only_text"}:

@@ -137,10 +137,10 @@ class ElasticsearchServer(HttpServer):
         if not self.keep:
             self.requests.clear()
         try:
-            self._admit(request)
-            return self._routed(request)
+            self._authorize(request)
+            return self._route(request)
         except Fault as fault:
-            return self._told(fault)
+            return self._error(fault)
 
     def reply(self, status: int, body: Any, **headers: str) -> Reply:
         """Give a reply with the headers that this kind of server sends."""
@@ -149,7 +149,7 @@ class ElasticsearchServer(HttpServer):
             own["X-Elastic-Product"] = "Elasticsearch"
         return Reply(status, body if isinstance(body, bytes) else msgspec.json.encode(body), own)
 
-    def _told(self, fault: Fault) -> Reply:
+    def _error(self, fault: Fault) -> Reply:
         if not fault.type:
             return self.reply(fault.status, fault.reason.encode())
         cause = {"type": fault.type, "reason": fault.reason}
@@ -160,7 +160,7 @@ class ElasticsearchServer(HttpServer):
             fault.status, {"error": error, "status": fault.status}, **(_LOGIN if fault.status == 401 else {})
         )
 
-    def _admit(self, request: Request) -> None:
+    def _authorize(self, request: Request) -> None:
         api_key, basic, bearer, sigv4 = self._login
         given = request.headers.get("authorization", "")
         if sigv4 is not None:
@@ -187,11 +187,11 @@ class ElasticsearchServer(HttpServer):
                 text = f"action for [{request.path}] is unauthorized for this account"
                 raise Fault(403, "security_exception", text)
 
-    def _routed(self, request: Request) -> Reply:
+    def _route(self, request: Request) -> Reply:
         parts = [part for part in request.path.split("/") if part]
         last = parts[-1] if parts else ""
         if not parts:
-            return self._about()
+            return self._info()
         if last == "_bulk" and request.method in {"POST", "PUT"}:
             return self._bulk(request, parts[0] if len(parts) == 2 else "")
         if parts[0] == "_index_template" and len(parts) == 2:
@@ -204,9 +204,9 @@ class ElasticsearchServer(HttpServer):
             return self._privileges(request)
         if parts == ["_nodes", "http"] and not self.serverless:
             return self.reply(200, {"nodes": {"n1": {"http": {"max_content_length_in_bytes": self.max_content}}}})
-        return self.reply(*self.search.routed(request, parts))
+        return self.reply(*self.search.answer(request, parts))
 
-    def _about(self) -> Reply:
+    def _info(self) -> Reply:
         if self.flavour == "opensearch_serverless":
             return self.reply(404, b"")
         version: dict[str, Any] = {"number": self.version}
@@ -298,10 +298,10 @@ class ElasticsearchServer(HttpServer):
         if self.block is not None and self.block[1].startswith("cluster"):
             raise Fault(self.block[0], "cluster_block_exception", f"blocked by: [{self.block[1]}];")
         items = [self._item(*action, pipeline=request.query.get("pipeline", "")) for action in actions]
-        told: dict[str, Any] = {"took": 1, "errors": any("error" in next(iter(item.values())) for item in items)}
-        told["items"] = items
+        response: dict[str, Any] = {"took": 1, "errors": any("error" in next(iter(item.values())) for item in items)}
+        response["items"] = items
         wanted = request.query.get("filter_path")
-        return self.reply(200, _filtered(told, wanted.split(",")) if wanted else told)
+        return self.reply(200, _filtered(response, wanted.split(",")) if wanted else response)
 
     def _actions(self, content: bytes, target: str) -> list[tuple[str, str, str, bytes]]:
         """Give operation, index, id and document of each action, or refuse all of them."""
@@ -346,13 +346,13 @@ class ElasticsearchServer(HttpServer):
     def _item(self, op: str, index: str, name: str, line: bytes, *, pipeline: str) -> dict[str, Any]:
         meta: dict[str, Any] = {"_index": index, "_id": name or None}
         try:
-            stored = self._stored(op, index, name, line, pipeline)
+            stored = self._store(op, index, name, line, pipeline)
         except Fault as fault:
             error = {"type": fault.type, "reason": fault.reason}
             return {op: {**meta, "status": fault.status, "error": error}}
         return {op: {**meta, **stored, "_version": 1, "result": "created", "status": 201}}
 
-    def _stored(self, op: str, index: str, name: str, line: bytes, pipeline: str) -> dict[str, Any]:
+    def _store(self, op: str, index: str, name: str, line: bytes, pipeline: str) -> dict[str, Any]:
         for fault in self.faults:
             if fault.times and fault.part.encode() in line:
                 fault.times -= 1
@@ -381,11 +381,11 @@ class ElasticsearchServer(HttpServer):
         return {"_index": place.name}
 
 
-def _filtered(told: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+def _filtered(response: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
     """Do what filter_path does, for paths of the form a or items.*.a[.b]."""
-    result: dict[str, Any] = {name: told[name] for name in told if name in paths}
+    result: dict[str, Any] = {name: response[name] for name in response if name in paths}
     items = []
-    for item in told["items"]:
+    for item in response["items"]:
         ((op, body),) = item.items()
         kept: dict[str, Any] = {}
         for path in paths:

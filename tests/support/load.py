@@ -50,7 +50,7 @@ class Load:
         """Write so many lines at once, from the caller's thread."""
         with self.lock:
             for _ in range(lines):
-                self._one()
+                self._write_line()
 
     def _run(self) -> None:
         begin = time.monotonic()
@@ -60,12 +60,12 @@ class Load:
                 due = int((time.monotonic() - begin) * self._per_second)
                 with self.lock:
                     for _ in range(due - done):
-                        self._one()
+                        self._write_line()
                 done = due
         except BaseException as error:  # noqa: BLE001 - told to the test's own thread
             self._error = error
 
-    def _one(self) -> None:
+    def _write_line(self) -> None:
         line = f"{self._prefix} {len(self.written)}{self._padding}"
         self._write(line)
         self.written.append(line)

@@ -123,7 +123,7 @@ class _Stream:
             stored.append((key, time_ns, line, pairs))
         if not self._bucket.allows(size, now_ns):
             reasons = [(time_ns, self._too_fast(line, pairs)) for _, time_ns, line, pairs in stored]
-            return _RefusedError(429, self._told(reasons, len(entries), user))
+            return _RefusedError(429, self._refusal_text(reasons, len(entries), user))
         self._newest, self._last = newest, last
         for key, time_ns, line, pairs in stored:
             if key in self._block:
@@ -138,7 +138,7 @@ class _Stream:
         if not behind:
             return None
         reasons = [(time_ns, _too_far_behind(time_ns, cutoff)) for time_ns, cutoff in behind]
-        return _RefusedError(400, self._told(reasons, len(entries), user))
+        return _RefusedError(400, self._refusal_text(reasons, len(entries), user))
 
     def _too_fast(self, line: str, pairs: Pairs) -> str:
         limit, size = _bytes(self._limits.per_stream_rate), _bytes(len(line.encode()) + _metadata_size(pairs))
@@ -148,7 +148,7 @@ class _Stream:
             " see if the limit can be increased"
         )
 
-    def _told(self, reasons: Sequence[tuple[int, str]], total: int, user: str) -> str:
+    def _refusal_text(self, reasons: Sequence[tuple[int, str]], total: int, user: str) -> str:
         shown = reasons[: self._limits.max_returned_stream_errors]
         listed = "".join([f"entry with timestamp {_go_time(at)} ignored, reason: '{why}',\n" for at, why in shown])
         return f"{listed}user '{user}', total ignored: {len(reasons)} out of {total} for stream: {self.text}"

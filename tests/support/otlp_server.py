@@ -136,8 +136,8 @@ class OtlpServer(HttpServer):
     def throttle(self, seconds: int, *, code: int = 429, as_date: bool = False, kind: str = PROTOBUF) -> None:
         """Refuse the next request and say when to come back, in seconds or as a date."""
         after = formatdate(time.time() + seconds, usegmt=True) if as_date else str(seconds)
-        told = status(code, "slow down", kind)
-        self.script(Reply(code, told.body, {**told.headers, "Retry-After": after}))
+        reply = status(code, "slow down", kind)
+        self.script(Reply(code, reply.body, {**reply.headers, "Retry-After": after}))
 
     def sink(self, **changes: Any) -> dict[str, Any]:
         """Give the section of a sink that writes here."""
@@ -177,8 +177,8 @@ def success(kind: str, *, rejected: int = 0, words: str = "") -> Reply:
     """Make an ExportLogsServiceResponse; with a number or words it has a partial_success."""
     partial = rejected or words
     if kind == JSON:
-        told = {"partialSuccess": {"rejectedLogRecords": str(rejected), "errorMessage": words}} if partial else {}
-        return Reply(200, json.dumps(told).encode(), {"Content-Type": JSON})
+        response = {"partialSuccess": {"rejectedLogRecords": str(rejected), "errorMessage": words}} if partial else {}
+        return Reply(200, json.dumps(response).encode(), {"Content-Type": JSON})
     body = b""
     if partial:
         inner = (b"\x08" + _varint(rejected) if rejected else b"") + (_text(2, words) if words else b"")

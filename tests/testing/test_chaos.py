@@ -12,6 +12,16 @@ from shipper.testing.batches import START_NS, make_batch
 from shipper.testing.chaos import ChaosSink, TookItButRaised
 
 
+def test_steps_may_be_added_to_the_script() -> None:
+    sink, batch = ChaosSink(script=[RetryableError("away")]), make_batch(["a"])
+    sink.then(ParkedError("login"))
+    for error in (RetryableError, ParkedError):
+        with pytest.raises(error):
+            sink.write(batch)
+    sink.write(batch)
+    assert sink.order == batch.ids
+
+
 def test_script_is_played_then_everything_is_taken() -> None:
     sink = ChaosSink(script=[RetryableError("away"), ParkedError("login"), None])
     batch = make_batch(["a", "b"])
