@@ -202,17 +202,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int:
-    """Say what went wrong in one clear text on standard error; give the exit code."""
-    if verbose:
-        import traceback
+    """Say what went wrong in one clear text on standard error, without secrets; give the exit code."""
+    if isinstance(error, ConfigError) and not verbose:
+        for problem in error.problems:
+            _print_error(problem)
+        return 78
+    from shipper.telemetry.crash import Crash
 
-        traceback.print_exception(error)
+    crash = Crash(error, arguments)
+    if verbose:
+        click.echo(crash.trace(), err=True, nl=False)
     if isinstance(error, ConfigError):
         for problem in error.problems:
             _print_error(problem)
         return 78
     if isinstance(error, ShipperError):
-        _print_error(str(error))
+        _print_error(crash.message())
         if isinstance(error, ParkedError) or isinstance(error.__cause__, PermissionError):
             return 77
         if isinstance(error, StateError):
@@ -223,16 +228,16 @@ def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int
         return 77 if isinstance(error, PermissionError) else 1
     if verbose:
         return 70
-    from shipper.telemetry.crash import write_crash_file
-
-    path = write_crash_file(error, arguments)
+    path = crash.write()
     where = f"; what we know is in {path}" if path else "; run it again with -v to see where"
-    _print_error(f"this is a bug: {type(error).__name__}: {error}{where}. Please report it.")
+    _print_error(f"this is a bug: {type(error).__name__}: {crash.message()}{where}. Please report it.")
     return 70
 
 
 def _print_error(text: str) -> None:
-    click.echo(f"shipper: {text}", err=True)
+    from shipper.render import visible
+
+    click.echo(f"shipper: {visible(text)}", err=True)
 
 
 if __name__ == "__main__":

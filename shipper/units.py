@@ -11,14 +11,27 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)(b?)", re.IGNORECASE)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _LONG = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+_MOST_DIGITS = 40
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+#: The longest duration, in seconds (a hundred years), and the largest size: what waits, timers and files can take.
+LONGEST, LARGEST = 36_525 * 86_400.0, 1 << 62
 
 
 def parse_duration(value: str | float) -> float:
     """Give seconds for ``30s``, ``10m``, ``1h30m``, ``7d``, ``250ms`` or a plain number of seconds.
 
-    Units are ms, s, m, h, d and w (7 days). Raises ValueError for anything else, and for negative values.
+    Units are ms, s, m, h, d and w (7 days). Raises ValueError for anything else, for negative values and for more than
+    a hundred years.
     """
+    seconds = _seconds(value)
+    if seconds > LONGEST:
+        raise ValueError("a duration cannot be longer than 100 years; write one such as 30s, 10m, 1h30m or 7d")
+    return seconds
+
+
+def _seconds(value: str | float) -> float:
     if isinstance(value, bool):
         raise ValueError(f"not a duration: {str(value).lower()}; write one such as 30s, 10m, 1h30m or 7d")  # noqa: TRY004 - promised
     if isinstance(value, int | float):
@@ -41,14 +54,17 @@ def parse_size(value: str | int) -> int:
     if isinstance(value, bool):
         raise ValueError(f"not a size: {str(value).lower()}; write one such as 512KiB, 2MiB or 1GB")  # noqa: TRY004 - promised
     if isinstance(value, int):
-        if value < 0:
+        if not 0 <= value <= LARGEST:
             raise ValueError(f"a size cannot be {value}; write one such as 512KiB, 2MiB or 1GB")
         return value
     match = _SIZE.fullmatch(value.strip())
-    if match is None or (match[3] and not match[2]):
+    if match is None or (match[3] and not match[2]) or len(match[1]) > _MOST_DIGITS:
         raise ValueError(f"not a size: {value!r}; write one such as 512KiB, 2MiB or 1GB")
     base = 1024 if match[3] else 1000
-    return round(float(match[1]) * float(base ** _POWERS[match[2].lower()]))
+    size = round(float(match[1]) * float(base ** _POWERS[match[2].lower()]))
+    if size > LARGEST:
+        raise ValueError(f"not a size: {value!r} is more than any file can have; write one such as 2MiB or 1GB")
+    return size
 
 
 def format_size(size: int) -> str:

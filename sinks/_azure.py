@@ -17,6 +17,7 @@ from msgspec import Meta
 from shipper.errors import ParkedError, RetryableError, SinkError
 from shipper.record import SEVERITIES, Batch, Resource
 from shipper.render import Kind, render, rfc3339
+from shipper.secret import Secret
 from sinks._http import LATER, Answer, Client, HttpSinkConfig, check_url, gzip_packer, refusal, retry_after, secret
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class AzureConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_on
     client_id: Annotated[
         str, Meta(description="The Entra application, or the user-assigned managed identity; see the sink's page.")
     ] = ""
-    client_secret: Annotated[str, Meta(description="The application's secret; client_secret_file is better.")] = ""
+    client_secret: Annotated[Secret, Meta(description="The application's secret; client_secret_file is better.")] = ""
     client_secret_file: Annotated[
         str, Meta(description="File that holds the secret; one newline at its end is not part of it.")
     ] = ""

@@ -32,6 +32,7 @@ from urllib3.exceptions import (
 )
 
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
+from shipper.secret import Secret
 from shipper.sink import Finding, SinkConfig
 from shipper.units import parse_duration
 
@@ -80,14 +81,14 @@ class LoginConfig(HttpSinkConfig, frozen=True, forbid_unknown_fields=True, kw_on
     """The same for servers that take basic or bearer authentication, or none."""
 
     username: Annotated[str, Meta(description="The user of basic authentication.")] = ""
-    password: Annotated[str, Meta(description="The user's password; password_file is better.")] = ""
+    password: Annotated[Secret, Meta(description="The user's password; password_file is better.")] = ""
     password_file: Annotated[
         str,
         Meta(
             description="File that holds the password; one newline at its end is not part of it.", extra={"path": True}
         ),
     ] = ""
-    bearer_token: Annotated[str, Meta(description="A bearer token; bearer_token_file is better.")] = ""
+    bearer_token: Annotated[Secret, Meta(description="A bearer token; bearer_token_file is better.")] = ""
     bearer_token_file: Annotated[
         str,
         Meta(description="File that holds the token; one newline at its end is not part of it.", extra={"path": True}),

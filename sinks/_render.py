@@ -1,11 +1,11 @@
 """How a batch becomes lines: JSON, text for people, or raw. Shared by the sinks that write lines.
 
 Every rendered record is bytes that end in a newline. JSON is one line per record whatever the record holds. Text
-indents the further lines of a message by four spaces and makes control characters visible, so that log text can
-neither forge another record nor steer a terminal. Raw is the line as the application wrote it: a record that was
-joined from several lines is several lines again.
+indents the further lines of a message by four spaces and writes out what would steer or hide (`shipper.render`), in
+names as in messages, so that log text can neither forge another record or attribute nor steer a terminal. Raw is the
+line as the application wrote it: a record that was joined from several lines is several lines again.
 
-Lone surrogates, which no UTF-8 can hold, become U+FFFD in all three.
+Lone surrogates, which no UTF-8 can hold, become U+FFFD in JSON and raw lines, and are written out in text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper.record import LEVELS
-from shipper.render import rfc3339
+from shipper.render import json_text as shown_json
+from shipper.render import key_text, one_line, rfc3339, safe_json, visible
 
 if TYPE_CHECKING:
     from shipper.record import Batch, Record, Resource
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 JSON_START = b'{"id":"'
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-# C0 but tab and newline, DEL, C1, and what turns the direction of text around or breaks lines in some viewers.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _NEEDS_QUOTES = re.compile(r"[\s\"'=\\]|^$")
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -49,6 +48,12 @@ class JsonLine(msgspec.Struct, frozen=True, omit_defaults=True):
 def json_lines(batch: Batch, *, raw: bool = False) -> list[bytes]:
     """Render each record as one line of JSON; ``raw`` adds the line as the application wrote it."""
     return [line + b"\n" for line in map(_json, _json_rows(batch, raw=raw))]
+
+
+def terminal_json_lines(batch: Batch) -> list[bytes]:
+    """Render each record as `json_lines` does, safe on a terminal: what steers or hides is escaped, as JSON may."""
+    lines = json_lines(batch)
+    return [line if line.isascii() and b"\x7f" not in line else safe_json(line.decode()).encode() for line in lines]
 
 
 def json_text(batch: Batch, *, raw: bool = False) -> bytes:
@@ -115,9 +120,9 @@ def _clean(value: Any) -> Any:
 
 def _text(record: Record) -> bytes:
     resource = record.resource
-    who = _visible(_who(resource)).replace("\n", "\\n")
-    message = _visible(record.message).replace("\n", "\n    ")
-    pairs = "".join(f" {_word(key)}={_word(value)}" for key, value in record.attributes.items())
+    who = one_line(_who(resource))
+    message = visible(record.message).replace("\n", "\n    ")
+    pairs = "".join(f" {key_text(key)}={_word(value)}" for key, value in record.attributes.items())
     head = f"{rfc3339(record.time_ns)} {record.level.upper():<5} {who} "
     return _bytes(f"{head}{message}{pairs}\n")
 
@@ -126,29 +131,10 @@ def _who(resource: Resource) -> str:
     return resource.service or resource.container or resource.source
 
 
-def _visible(text: str) -> str:
-    return _CONTROL.sub(_escape, text)
-
-
-def _escape(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code == 0x0D:
-        return "\\r"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-
-
 def _word(value: Any) -> str:
-    text = value if isinstance(value, str) else _json_value(value)
-    if isinstance(value, str) and _NEEDS_QUOTES.search(text):
-        text = _json_value(text)
-    return _visible(text).replace("\n", "\\n")
-
-
-def _json_value(value: Any) -> str:
-    try:
-        return _encode(value).decode()
-    except UnicodeEncodeError:
-        return _encode(_clean(value)).decode()
+    if isinstance(value, str) and not _NEEDS_QUOTES.search(value) and visible(value) == value:
+        return value
+    return shown_json(value)
 
 
 def _bytes(text: str) -> bytes:

@@ -47,7 +47,7 @@ class StdoutSink(Sink):
     takes_canary: ClassVar[bool] = False
 
     def __init__(self, config: StdoutConfig, *, descriptor: int = 1, patience: float = 5.0) -> None:
-        self._lines = _render.json_lines if config.format == "json" else _render.text_lines
+        self._lines = _render.terminal_json_lines if config.format == "json" else _render.text_lines
         self._descriptor = descriptor
         self._patience = patience
         self._rest = b""

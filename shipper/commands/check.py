@@ -37,15 +37,15 @@ def command(
         raise click.UsageError("--sink, --no-canary and -o belong to --online")
     if online and offline:
         raise click.UsageError("--online and --offline: give one of them")
+    from shipper.commands.marks import say
     from shipper.config.loader import load
 
     config = load(path, os.environ, secrets=not offline)
     if not online:
         if not quiet:
-            click.echo(f"{path}: fine: {summary(config)}")
+            say(f"{path}: fine: {summary(config)}")
         return 0
     from shipper.clock import SystemClock
-    from shipper.commands.marks import say
     from shipper.delivery.canary import examine
 
     failed = False
@@ -53,7 +53,7 @@ def command(
         for finding in examine(config.sinks[name], clock=SystemClock(), canary=not no_canary):
             failed = failed or finding.verdict == "fail"
             if not quiet or finding.verdict != "ok":
-                say(_line(name, finding, output))
+                _print_finding(name, finding, output)
     return 1 if failed else 0
 
 
@@ -68,18 +68,17 @@ def _named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
     return names or Router(config.active, config.routes).sinks
 
 
-def _line(name: str, finding: Finding, output: str) -> str:
-    if output == "json":
-        import json
+def _print_finding(name: str, finding: Finding, output: str) -> None:
+    from shipper.commands.marks import say, say_json
 
+    if output == "json":
         import msgspec
 
-        return json.dumps({"sink": name, **msgspec.to_builtins(finding)}, ensure_ascii=False)
-    from shipper.commands.marks import mark
-    from shipper.reading.display import visible
-
-    text = f"{mark(finding.verdict)} {name}: {finding.what}: {visible(finding.evidence)}"
-    return f"{text}\n  fix: {visible(finding.fix)}" if finding.fix and finding.verdict != "ok" else text
+        say_json({"sink": name, **msgspec.to_builtins(finding)})
+        return
+    say(f"{name}: {finding.what}: {finding.evidence}", finding.verdict)
+    if finding.fix and finding.verdict != "ok":
+        say(f"  fix: {finding.fix}")
 
 
 def summary(config: Config) -> str:

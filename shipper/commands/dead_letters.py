@@ -47,6 +47,8 @@ def command() -> None:
 @_sink
 def list_command(*, path: Path, sink: str | None) -> None:
     """Count the dead letters of every sink, by reason."""
+    from shipper.commands.marks import say
+
     any_left = False
     for name, letters in _letters(_load(path), sink):
         # Only the counts stay in memory: a file may hold more than fits.
@@ -59,11 +61,11 @@ def list_command(*, path: Path, sink: str | None) -> None:
         if not reasons and not damaged:
             continue
         any_left = True
-        click.echo(f"{name}: {reasons.total()} records, newest {newest or 'unknown'}, {letters.path}")
+        say(f"{name}: {reasons.total()} records, newest {newest or 'unknown'}, {letters.path}")
         for (code, reason), count in reasons.most_common(20):
-            click.echo(f"  {count:>8}  {f'[{code}] ' if code else ''}{reason}")
+            say(f"  {count:>8}  {f'[{code}] ' if code else ''}{reason}")
         if damaged:
-            click.echo(f"  {damaged:>8}  unreadable lines, left as they are")
+            say(f"  {damaged:>8}  unreadable lines, left as they are")
     if not any_left:
         click.echo("no dead letters")
 
@@ -75,9 +77,9 @@ def list_command(*, path: Path, sink: str | None) -> None:
 @click.option("-n", "--limit", type=click.IntRange(min=1), help="How many at most, per sink.")
 def show_command(*, ids: tuple[str, ...], path: Path, sink: str | None, limit: int | None) -> int:
     """Print dead letters as JSON lines: all, or those with an ID. Exit 1 when there is none."""
-    import json
-
     import msgspec
+
+    from shipper.commands.marks import say_json
 
     found = 0
     wanted = set(ids)
@@ -86,7 +88,7 @@ def show_command(*, ids: tuple[str, ...], path: Path, sink: str | None, limit: i
         for entry in letters.entries():
             if (wanted and entry.id not in wanted) or (limit is not None and shown >= limit):
                 continue
-            click.echo(json.dumps(msgspec.to_builtins(entry), ensure_ascii=True))
+            say_json(msgspec.to_builtins(entry))
             shown += 1
         found += shown
     return 0 if found else 1
@@ -99,8 +101,11 @@ def show_command(*, ids: tuple[str, ...], path: Path, sink: str | None, limit: i
 def retry_command(*, path: Path, sink: str | None, quiet: bool) -> int:
     """Send dead letters again. What is refused again stays, with the new reason. Exit 3 if some are left."""
     from shipper import registry
+    from shipper.commands.marks import say
+    from shipper.secret import Masker, secret_values
 
     config = _load(path)
+    mask = Masker(secret_values(config))
     left = 0
     trouble: SinkError | None = None
     for name, letters in _letters(config, sink):
@@ -124,7 +129,7 @@ def retry_command(*, path: Path, sink: str | None, quiet: bool) -> int:
                 f"{name}: {attempt.taken} taken, {attempt.refused} refused again, {remaining} left, {seconds:.2f} s"
             )
         for reason, count in attempt.reasons.most_common(5):
-            click.echo(f"  {count:>8}  {reason}", err=True)
+            say(f"  {count:>8}  {mask(reason)}", err=True)
     if trouble is not None:
         raise trouble
     return 3 if left else 0
@@ -205,7 +210,5 @@ def _letters(config: Config, name: str | None) -> Iterator[tuple[str, DeadLetter
 
 def _shape(reason: str) -> str:
     """Shorten a reason to one line of what is the same for many records."""
-    from shipper.reading.display import visible
-
-    first = visible(reason).partition("\n")[0]
+    first = reason.partition("\n")[0]
     return first if len(first) <= 160 else first[:159] + "…"

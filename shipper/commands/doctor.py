@@ -125,8 +125,7 @@ def _host(config: Config, url: str | None, identity: Identity | None) -> Host:
 
 
 def _print_results(results: Iterator[CheckResult], *, as_json: bool, quiet: bool) -> int:
-    from shipper.commands.marks import mark, say
-    from shipper.reading.display import visible
+    from shipper.commands.marks import say, say_json
     from shipper.units import counted
 
     counts = {"ok": 0, "warn": 0, "fail": 0}
@@ -136,16 +135,14 @@ def _print_results(results: Iterator[CheckResult], *, as_json: bool, quiet: bool
         if as_json:
             kept.append(result)
         elif not quiet or result.verdict != "ok":
-            say(f"{mark(result.verdict)} {result.id} {result.what:<12} {visible(result.evidence)}")
+            say(f"{result.id} {result.what:<12} {result.evidence}", result.verdict)
             if result.fix:
-                say(f"                   fix: {visible(result.fix)}")
+                say(f"                   fix: {result.fix}")
     if as_json:
-        import json
-
         import msgspec
 
         summary = {"problems": counts["fail"], "warnings": counts["warn"], "fine": counts["ok"]}
-        click.echo(json.dumps({**summary, "rows": msgspec.to_builtins(kept)}, ensure_ascii=False, indent=2))
+        say_json({**summary, "rows": msgspec.to_builtins(kept)}, indent=2)
     elif not quiet or counts["fail"] or counts["warn"]:
         say(
             f"{counted(counts['fail'], 'problem')}, {counted(counts['warn'], 'warning')}, {counts['ok']} checks are fine"

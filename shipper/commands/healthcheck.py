@@ -30,6 +30,7 @@ Examples:
 )
 def command(*, path: Path, url: str | None, timeout: float) -> int:
     """Ask, print one line, and give the exit code."""
+    from shipper.commands.marks import say
     from shipper.errors import ConfigError
     from shipper.telemetry.endpoint import Endpoint, SilentError
 
@@ -38,31 +39,24 @@ def command(*, path: Path, url: str | None, timeout: float) -> int:
     except ConfigError as error:
         if url:
             raise click.UsageError(str(error)) from error
-        click.echo(f"failed: {error}")
+        say(f"failed: {error}")
         return 1
     try:
         answer = endpoint.ask("/healthz", timeout=timeout)
     except SilentError as error:
-        click.echo(f"failed: {error}")
+        say(f"failed: {error}")
         return 1
     alive = answer.body.get("alive") is True
-    click.echo(_line(answer.body, alive=alive))
+    say(_line(answer.body, alive=alive))
     return 0 if alive else 1
 
 
 def _line(state: dict[str, Any], *, alive: bool) -> str:
     if not alive:
-        return _one_line(
-            f"failed: {'; '.join(map(str, state.get('faults') or ['the daemon says so and gives no reason']))}"
-        )
+        return f"failed: {'; '.join(map(str, state.get('faults') or ['the daemon says so and gives no reason']))}"
     away = [
         f"{name} is {item.get('state')}" + (f" ({item['detail']})" if item.get("detail") else "")
         for name, item in state.get("components", {}).items()
         if item.get("state") != "ok"
     ]
-    return _one_line(f"ok; {'; '.join(away)}") if away else "ok"
-
-
-def _one_line(text: str) -> str:
-    """Make it one line that cannot command a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return f"ok; {'; '.join(away)}" if away else "ok"

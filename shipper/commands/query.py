@@ -251,6 +251,7 @@ def _out(*, pager: bool) -> Iterator[Callable[[str], object]]:
 def _footer(
     count: int, older: Record | None, window: Window, *, now: int, zone: tzinfo, sink: str, seconds: float
 ) -> None:
+    from shipper.commands.marks import say
     from shipper.render import rfc3339
 
     def moment(time_ns: int) -> str:
@@ -263,4 +264,4 @@ def _footer(
     shown = f"the newest {lines}" if older is not None else lines
     more = f". older: --before {rfc3339(older.time_ns)}/{older.id}" if older is not None else ""
     text = f"-- {shown}, {start} → {moment(end)} {offset[:3]}:{offset[3:]}, {sink}, {seconds:.2f} s{more} --"
-    click.echo(text, err=True)
+    say(text, err=True)

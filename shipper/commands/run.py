@@ -39,6 +39,7 @@ def command(path: Path, *, once: bool) -> None:
     from shipper.config.loader import load
     from shipper.daemon.daemon import Daemon
     from shipper.native import compiled
+    from shipper.secret import Masker, secret_values
     from shipper.state.volume import require_lasting
     from shipper.telemetry.logs import configure, get_logger
 
@@ -47,11 +48,12 @@ def command(path: Path, *, once: bool) -> None:
         compiled.keep_memory(_BLOCK, _KEPT)
     config = load(path, os.environ)
     doubt = require_lasting(config.state_dir, os.environ)
-    log = configure(config.log)
+    mask = Masker(secret_values(config))
+    log = configure(config.log, mask=mask)
     try:
         if doubt:
             get_logger("run").warning(doubt)
-        sys.exit(Daemon(config, once=once).run())
+        sys.exit(Daemon(config, once=once, mask=mask).run())
     finally:
         log.close()
 

@@ -36,6 +36,7 @@ def command() -> None:
 @_config
 def list_command(*, path: Path) -> None:
     """Count what waits for every sink: records, bytes, and whether anything delivers it."""
+    from shipper.commands.marks import say
     from shipper.delivery.spill import survey
     from shipper.delivery.survey import pending_spills
     from shipper.routing.router import Router
@@ -47,7 +48,7 @@ def list_command(*, path: Path) -> None:
         found = survey(_directory(config, name))
         any_left = True
         state = "in use" if name in used else "draining" if name in config.sinks else "not in the configuration"
-        click.echo(f"{name}: at most {found.records} records, {found.bytes} bytes, {state}")
+        say(f"{name}: at most {found.records} records, {found.bytes} bytes, {state}")
     if not any_left:
         click.echo("no spill")
 
@@ -61,8 +62,10 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
 
     Refused while NAME is in the configuration, and while the daemon runs: it may be delivering it.
     """
+    from shipper.commands.marks import say
     from shipper.delivery.spill import survey
     from shipper.delivery.survey import pending_spills
+    from shipper.render import one_line
     from shipper.state.checkpoint import Checkpoint
 
     config = _load(path)
@@ -72,7 +75,7 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
         )
     # Only a name that was listed is ever made a path.
     if name not in set(pending_spills(config.state_dir)):
-        click.echo(f"there is no spill of '{name}'", err=True)
+        say(f"there is no spill of '{name}'", err=True)
         return 1
     # The lock of the state: no daemon runs, and none starts while we delete.
     checkpoint = Checkpoint(config.state_dir)
@@ -80,14 +83,14 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
         directory = _directory(config, name)
         found = survey(directory)
         what = f"at most {found.records} records ({found.bytes} bytes) that were never delivered to {name}"
-        if not yes and not click.confirm(f"Delete {what}, for good?", err=True):
+        if not yes and not click.confirm(one_line(f"Delete {what}, for good?"), err=True):
             return 1
         # The newest first: a drop that is interrupted leaves the oldest, in order.
         for segment in sorted(directory.glob("*.seg"), reverse=True):
             segment.unlink()
     finally:
         checkpoint.close()
-    click.echo(f"dropped {what}")
+    say(f"dropped {what}")
     return 0
 
 

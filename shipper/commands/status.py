@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ _UNAVAILABLE = 69
 @click.option("--check", "brief", is_flag=True, help="Print one line; exit 1 unless the verdict is OK. For cron.")
 def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
     """Ask, show, and give the exit code."""
+    from shipper.commands.marks import say, say_json
     from shipper.errors import ConfigError
     from shipper.telemetry.endpoint import Endpoint, SilentError
     from shipper.telemetry.status import judge
@@ -57,9 +59,9 @@ def command(*, path: Path, url: str | None, as_json: bool, brief: bool) -> int:
     if as_json:
         import msgspec
 
-        _print_json({**_verdict(verdict), **msgspec.to_builtins(status)})
+        say_json({**_verdict(verdict), **msgspec.to_builtins(status)}, indent=2)
     elif brief:
-        click.echo(_one_line(verdict))
+        say(_one_line(verdict))
     else:
         _show(status, verdict)
     return 1 if brief and verdict.word != "OK" else 0
@@ -80,52 +82,52 @@ def ask(endpoint: Endpoint) -> Status:
 
 
 def _show(status: Status, verdict: Verdict) -> None:
-    from shipper.commands.marks import mark, painted, say
-    from shipper.reading.display import visible
+    from shipper.commands.marks import painted, say, say_painted
+    from shipper.render import one_line
     from shipper.units import counted, format_duration, format_size
 
     config = status.config
     state = "ok" if config.valid else "REFUSED"
     config_text = f"config {state} (loaded {format_duration(config.loaded_seconds)} ago, hash {config.hash[:8] or '-'})"
     tone = {"OK": "ok", "STARTING": "warn", "DEGRADED": "warn"}.get(verdict.word, "fail")
-    say(
-        f"shipper {status.version}  up {format_duration(status.uptime)}  {config_text}"
-        f"  VERDICT: {painted(verdict.word, tone)}"
-    )
+    head = one_line(f"shipper {status.version}  up {format_duration(status.uptime)}  {config_text}  VERDICT:")
+    say_painted(f"{head} {painted(verdict.word, tone)}")
     for fault in status.faults:
-        say(f"{mark('fail')} {visible(fault)}")
+        say(fault, "fail")
     for component, text in status.troubles.items():
-        say(f"{mark('warn')} {component} {visible(text)}")
+        say(f"{component} {text}", "warn")
     if not config.valid:
-        say(f"{mark('warn')} {visible(config.detail)}")
+        say(config.detail, "warn")
     width = max(map(len, (*status.sources, *status.sinks)), default=0)
     for name, source in status.sources.items():
         behind = f" ({format_duration(source.lag_seconds)})" if source.lag_bytes else ""
         unreadable = f", {source.files_unreadable} unreadable" if source.files_unreadable else ""
         well = source.state in {"ok", "starting"} and not source.files_unreadable
         say(
-            f"{mark('ok' if well else 'warn')} source {name:<{width}}  {source.state:<9}"
+            f"source {name:<{width}}  {source.state:<9}"
             f"  {counted(source.files_open, 'file')}{unreadable}  lag {format_size(source.lag_bytes)}{behind}"
-            f"  {counted(source.lines, 'line')} read"
+            f"  {counted(source.lines, 'line')} read",
+            "ok" if well else "warn",
         )
         if source.detail:
-            say(f"    {visible(source.detail)}")
+            say(f"    {source.detail}")
     for name, sink in status.sinks.items():
         letters = status.waiting[name].dead_letters if name in status.waiting else 0
         say(
-            f"{mark(_color(sink, letters))} sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
+            f"sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
             f"  lag {format_duration(sink.oldest_seconds)}  backlog {format_size(sink.backlog_bytes)}"
             f"  spill {format_size(sink.spill_bytes)} of {format_size(sink.spill_limit)}"
-            f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}"
+            f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}",
+            _color(sink, letters),
         )
         for line in _sink_details(sink):
-            say(f"    {visible(line)}")
+            say(f"    {line}")
     for line in _unconfigured_sinks({name: item for name, item in status.waiting.items() if name not in status.sinks}):
-        say(f"{mark('warn')} {line}")
+        say(line, "warn")
     for cause, size in status.lost_bytes.items():
-        say(f"{mark('fail')} lost since the start: {format_size(size)} ({cause})")
+        say(f"lost since the start: {format_size(size)} ({cause})", "fail")
     for cause, lines in status.dropped_lines.items():
-        say(f"{mark('fail')} given up since the start: {counted(lines, 'line')} ({cause})")
+        say(f"given up since the start: {counted(lines, 'line')} ({cause})", "fail")
     say(f"next: {verdict.next}")
 
 
@@ -161,7 +163,7 @@ def _unconfigured_sinks(waiting: dict[str, Waiting]) -> Iterator[str]:
 
 def _print_unreachable(path: Path, reason: str, *, as_json: bool, brief: bool) -> int:
     """Say that nobody answers, and what the state directory alone tells."""
-    from shipper.commands.marks import mark, painted, say
+    from shipper.commands.marks import painted, say, say_json, say_painted
     from shipper.config.loader import load
     from shipper.delivery.survey import StateSurvey
     from shipper.errors import ConfigError, StateError
@@ -169,10 +171,10 @@ def _print_unreachable(path: Path, reason: str, *, as_json: bool, brief: bool) -
     from shipper.telemetry.status import Verdict
 
     waiting: dict[str, Waiting] = {}
-    state_dir, trouble, next_step = None, "", f"shipper check --config {path}"
+    state_dir, trouble, next_step = None, "", f"shipper check --config {shlex.quote(str(path))}"
     try:
         state_dir = load(path, os.environ).state_dir
-        next_step = f"shipper run --config {path}"
+        next_step = f"shipper run --config {shlex.quote(str(path))}"
         waiting = StateSurvey(state_dir).waiting(time.time())
     except ConfigError as error:
         trouble = str(error)
@@ -187,13 +189,15 @@ def _print_unreachable(path: Path, reason: str, *, as_json: bool, brief: bool) -
     if as_json:
         import msgspec
 
-        _print_json({**_verdict(verdict), "state_dir": str(state_dir or ""), "waiting": msgspec.to_builtins(waiting)})
+        where = str(state_dir or "")
+        say_json({**_verdict(verdict), "state_dir": where, "waiting": msgspec.to_builtins(waiting)}, indent=2)
     elif brief:
-        click.echo(_one_line(verdict))
+        say(_one_line(verdict))
     else:
-        say(f"VERDICT: {painted('DOWN', 'fail')}")
+        say_painted(f"VERDICT: {painted('DOWN', 'fail')}")
         for text in verdict.reasons:
-            say(f"{mark('fail')} {text}")
+            for line in text.split("\n"):
+                say(line, "fail")
         if state_dir is not None and not trouble:
             say(f"  state {state_dir}: {'' if waiting else 'nothing waits for any sink'}".rstrip())
         for line in _unconfigured_sinks(waiting):
@@ -207,11 +211,5 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 
 def _one_line(verdict: Verdict) -> str:
-    text = "; ".join(verdict.reasons)
-    return " ".join("".join(c if c.isprintable() else " " for c in f"{verdict.word}: {text}").split()) if text else "OK"
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    import json
-
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    reasons = " ".join("; ".join(verdict.reasons).split())
+    return f"{verdict.word}: {reasons}" if reasons else "OK"

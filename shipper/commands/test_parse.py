@@ -46,6 +46,7 @@ _UNNAMED = "0" * 64
 @click.option("-o", "--output", type=click.Choice(["pretty", "json"]), default="pretty", help="The form.")
 def command(*, path: Path, parser: str, limit: int, output: str) -> int:
     """Show what lines become."""
+    from shipper.commands.marks import say
     from shipper.parse import Parser
 
     reading, positions = Parser(parser), _MemoryPositions()
@@ -63,7 +64,7 @@ def command(*, path: Path, parser: str, limit: int, output: str) -> int:
     kind = "Docker json-file" if copied.docker else "plain"
     click.echo(f"-- {kind}: {copied.lines} lines became {counts.total()} records: {summary or 'none'} --", err=True)
     for cause in positions.causes:
-        click.echo(f"lost: {cause}", err=True)
+        say(f"lost: {cause}", err=True)
     return 3 if positions.causes else 0
 
 
@@ -170,18 +171,17 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _pretty(record: Record, line: int) -> str:
-    from shipper.reading.display import visible
-    from shipper.render import rfc3339
-    from shipper.routing.condition import attribute_text
+    from shipper.reading.display import value_text
+    from shipper.render import key_text, one_line, rfc3339, visible
 
     when = rfc3339(record.time_ns) if record.time_ns else "no time"
     message, *more = visible(record.message).split("\n")
     rows = [
-        f"line {line}: {record.level.upper()} {when} {record.resource.stream}".rstrip(),
+        f"line {line}: {record.level.upper()} {when} {one_line(record.resource.stream)}".rstrip(),
         f"  message  {message}",
         *(f"         │ {further}" for further in more),
     ]
-    rows += [f"  {name}={visible(attribute_text(value))}" for name, value in record.attributes.items()]
+    rows += [f"  {key_text(name)}={one_line(value_text(value))}" for name, value in record.attributes.items()]
     return "\n".join(rows) + "\n"
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import re
 import types
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 import msgspec
 
-from shipper.config.document import Node, Problems, resolve
+from shipper.config.document import Node, Problems, TooManyProblems, resolve, shortened
 from shipper.errors import ConfigError
 from shipper.registry import suggestion
-from shipper.secret import MASK, is_secret, masked_url
+from shipper.secret import MASK, is_secret_field, is_secret_member, masked_url
 from shipper.units import parse_duration, parse_size
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}
 _BAD: Any = object()
+#: Fields that name a host or a URL, and what no such name has.
+_PLACE = re.compile(r"(?:.*_)?(?:host|hostname|endpoint|url|listen)")
+_NO_PLACE = re.compile(r"[\x00-\x20\x7f-\xa0\u2028\u2029\ufeff]")
 
 
 def convert_struct(node: Node, cls: type[Any], where: str, problems: Problems) -> Any | None:
@@ -35,7 +39,8 @@ def convert_struct(node: Node, cls: type[Any], where: str, problems: Problems) -
             hint = suggestion(key, sorted(fields), noun="keys")
             problems.add("E-CFG-KEY", node.keys[key], f"{where}: unknown key {key!r}; {hint}")
             continue
-        value = _convert(child, field.type, f"{where}.{key}", problems, field)
+        secret = is_secret_field(field.name, field.type)
+        value = _convert(child, field.type, f"{where}.{key}", problems, field, secret=secret)
         if value is not _BAD:
             values[field.name] = value
     for key, field in fields.items():
@@ -46,15 +51,27 @@ def convert_struct(node: Node, cls: type[Any], where: str, problems: Problems) -
         return None
     try:
         return cls(**values)
-    except (ValueError, TypeError, ConfigError) as error:
-        for text in error.problems if isinstance(error, ConfigError) else (str(error),):
-            problems.add("E-CFG-VALUE", node, f"{where}: {without_secrets(text, node)}")
+    except Exception as error:  # noqa: BLE001 - a section of any author; what it raises is about these values
+        for text in complaints(error):
+            problems.add("E-CFG-VALUE", node, f"{where}: {without_secrets(text, node, cls)}")
         return None
 
 
-def without_secrets(text: str, node: Node) -> str:
-    """Hide every secret and every interpolated value of a section that a text happens to quote."""
-    for secret in sorted(_secrets(node, hidden=False), key=len, reverse=True):
+def complaints(error: BaseException) -> tuple[str, ...]:
+    """Give the texts of what a class of a section, a plug-in or a condition raised."""
+    if isinstance(error, TooManyProblems):
+        raise error
+    if isinstance(error, ConfigError):
+        return error.problems
+    return (str(error) if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: {error}",)
+
+
+def without_secrets(text: str, node: Node, cls: type[Any] | None = None) -> str:
+    """Hide every secret and every interpolated value of a section that a text happens to quote.
+
+    ``cls`` is the class of the section, whose types tell what is secret.
+    """
+    for secret in sorted(_secrets(node, cls, hidden=False), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return masked_url(text)
 
@@ -63,7 +80,7 @@ def shown(node: Node, *, secret: bool = False) -> str:
     """Say what a node holds, without giving away secrets or what came from the environment."""
     value = node.value
     if node.source is not None and not isinstance(value, list | dict):
-        return f"what {MASK if secret else masked_url(node.source)!r} stands for"
+        return f"what {MASK if secret else shortened(masked_url(node.source))!r} stands for"
     if value is None:
         return "nothing"
     if isinstance(value, dict):
@@ -74,7 +91,7 @@ def shown(node: Node, *, secret: bool = False) -> str:
         return MASK
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{masked_url(value)!r}" if isinstance(value, str) else f"the number {value}"
+    return f"{shortened(masked_url(value))!r}" if isinstance(value, str) else f"the number {value}"
 
 
 def description(kind: Any) -> str:
@@ -154,10 +171,11 @@ def choices_word(kind: Any) -> str:
     return f"one of {', '.join(words)}" if words else ""
 
 
-def _convert(node: Node, kind: Any, where: str, problems: Problems, field: Any) -> Any:
+def _convert(node: Node, kind: Any, where: str, problems: Problems, field: Any, *, secret: bool) -> Any:
     members = arms(kind)
     value = node.value
     before = len(problems)
+    made: Any
     if isinstance(value, dict):
         struct = next((arm for arm in members if isinstance(arm, type) and issubclass(arm, msgspec.Struct)), None)
         if struct is not None:
@@ -166,36 +184,42 @@ def _convert(node: Node, kind: Any, where: str, problems: Problems, field: Any) 
         mapping = next((arm for arm in members if get_origin(arm) is dict), None)
         if mapping is not None:
             inner = get_args(mapping)[1]
-            out = {key: _convert(child, inner, f"{where}.{key}", problems, None) for key, child in value.items()}
+            name = where.rpartition(".")[2]
+            made = {
+                key: _convert(
+                    child, inner, f"{where}.{key}", problems, None, secret=secret or is_secret_member(name, key)
+                )
+                for key, child in value.items()
+            }
             return (
                 _BAD
                 if len(problems) > before
-                else _check(out, node, kind=kind, where=where, problems=problems, field=field)
+                else _check(made, node, kind, where, problems=problems, field=field, secret=secret)
             )
     if isinstance(value, list):
         sequence = next((arm for arm in members if get_origin(arm) in {list, tuple, set, frozenset}), None)
         if sequence is not None:
             inner = get_args(sequence)[0]
-            items = [_convert(child, inner, f"{where}[{i}]", problems, None) for i, child in enumerate(value)]
+            made = [
+                _convert(child, inner, f"{where}[{i}]", problems, None, secret=secret) for i, child in enumerate(value)
+            ]
             return (
                 _BAD
                 if len(problems) > before
-                else _check(items, node, kind=kind, where=where, problems=problems, field=field)
+                else _check(made, node, kind, where, problems=problems, field=field, secret=secret)
             )
-    return _check(node.plain(), node, kind=kind, where=where, problems=problems, field=field)
+    return _check(node.plain(), node, kind, where, problems=problems, field=field, secret=secret)
 
 
-def _check(value: Any, node: Node, *, kind: Any, where: str, problems: Problems, field: Any) -> Any:
+def _check(value: Any, node: Node, kind: Any, where: str, *, problems: Problems, field: Any, secret: bool) -> Any:
     """Let msgspec judge a value whose parts are converted already; tell a refusal in our words."""
-    name = where.rpartition(".")[2].partition("[")[0]
-    secret = is_secret(name)
     default = msgspec.NODEFAULT if field is None else field.default
     try:
         made = _strict(value, node, kind)
         measure = {"size": parse_size, "duration": parse_duration}.get(unit(kind, default))
         if measure is not None and made is not None:
             cast("Any", measure)(made)
-    except (msgspec.ValidationError, ValueError, TypeError):
+    except (msgspec.ValidationError, ValueError, TypeError, OverflowError):
         hint = ""
         words = choices(kind)
         if words and isinstance(node.value, str) and node.source is None:
@@ -205,6 +229,10 @@ def _check(value: Any, node: Node, *, kind: Any, where: str, problems: Problems,
             hint = "; put it in quotes" if not unit(kind, default) else ""
         text = f"{where}: expected {expected(kind, msgspec.NODEFAULT if secret else default)}, got {shown(node, secret=secret)}{hint}"
         problems.add("E-CFG-TYPE", node, text)
+        return _BAD
+    if isinstance(made, str) and field is not None and _PLACE.fullmatch(field.name) and _NO_PLACE.search(made):
+        text = f"{where}: no host and no URL has a space or a control character, got {shown(node, secret=secret)}"
+        problems.add("E-CFG-VALUE", node, text)
         return _BAD
     return made
 
@@ -267,14 +295,30 @@ def _parses(parse: Any, text: str) -> bool:
     return True
 
 
-def _secrets(node: Node, *, hidden: bool) -> list[str]:
+def _secrets(node: Node, cls: Any, *, hidden: bool, within: str = "") -> list[str]:
     if isinstance(node.value, dict):
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(cls)} if cls is not None else {}
         return [
             text
             for key, child in node.value.items()
-            for text in _secrets(child, hidden=hidden or is_secret(key) or key == "headers")
+            for text in _secrets(
+                child,
+                _struct(fields.get(key)),
+                hidden=hidden or is_secret_member(within, key) or is_secret_field(key, fields.get(key)),
+                within=key,
+            )
         ]
     if isinstance(node.value, list):
-        return [text for child in node.value for text in _secrets(child, hidden=hidden)]
+        return [text for child in node.value for text in _secrets(child, cls, hidden=hidden, within=within)]
     shown = not hidden and node.source is None
     return [] if shown or node.value in {None, ""} or isinstance(node.value, bool) else [str(node.value)]
+
+
+def _struct(kind: Any) -> Any:
+    """Give the section that a field's type holds, or a list of it; ``None`` for any other."""
+    for arm in arms(kind):
+        if isinstance(arm, type) and issubclass(arm, msgspec.Struct):
+            return arm
+        if get_origin(arm) in {list, tuple}:
+            return _struct(get_args(arm)[0])
+    return None

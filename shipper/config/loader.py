@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import os
 import re
+import select
+import stat
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +20,12 @@ import msgspec
 from xxhash import xxh3_128_hexdigest
 
 from shipper import registry
-from shipper.config.convert import convert_struct, metas, shown, without_secrets
-from shipper.config.document import Node, Problems, parse
+from shipper.config.convert import complaints, convert_struct, metas, shown, without_secrets
+from shipper.config.document import Node, Problems, TooManyProblems, parse
 from shipper.config.types import SHUTDOWN_TIMEOUT, STATE_DIR, Config, HttpConfig, LogConfig
 from shipper.errors import ConfigError
 from shipper.routing.router import RouteConfig
-from shipper.secret import is_secret
+from shipper.secret import is_secret, is_secret_stem
 from shipper.source import SourceConfig
 from shipper.units import parse_duration
 
@@ -33,7 +36,9 @@ ROOT_KEYS = ("sources", "sinks", "active", "routes", "transforms", "state_dir", 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _PATH_FIELD = re.compile(r"(?:.*_)?(?:file|path|dir|directory)")
-_MAX_FILE = 4 << 20
+_MAX_FILE = 1 << 20
+#: Seconds that a pipe which stands for the file has for all of it.
+PIPE_TIMEOUT = 5.0
 
 
 def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, secrets: bool = True) -> Config:
@@ -43,10 +48,13 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, secrets: b
     """
     shown = os.fspath(path)
     try:
-        with Path(path).open("rb") as file:
-            data = file.read(_MAX_FILE + 1)
+        data = _bytes(path)
     except OSError as error:
         raise ConfigError(_unreadable(shown, error)) from error
+    except ValueError as error:  # NUL in the path
+        raise ConfigError(
+            f"E-CFG-FILE {shown!r}: this cannot be a path ({error}); name the file with --config"
+        ) from error
     if len(data) > _MAX_FILE:
         raise ConfigError(f"E-CFG-FILE {shown}: larger than {_MAX_FILE >> 20} MiB; this is not a config of shipper")
     try:
@@ -61,15 +69,41 @@ def load(path: str | os.PathLike[str], environ: Mapping[str, str], *, secrets: b
 def loads(text: str, environ: Mapping[str, str], *, path: Path = Path("shipper.yaml"), secrets: bool = True) -> Config:
     """Check and convert the text of a configuration; ``path`` names it and anchors relative paths. See `load`."""
     problems = Problems(str(path))
-    root = parse(text, environ, problems)
     config = None
-    if root is not None:
-        config = _Loading(root, environ, path, problems, secrets=secrets).config()
-    elif not problems:
-        problems.add("E-CFG-MISSING", (1, 1), "the file is empty; it needs at least one source and one sink")
+    try:
+        root = parse(text, environ, problems)
+        if root is not None:
+            config = _Loading(root, environ, path, problems, secrets=secrets).config()
+        elif not problems:
+            problems.add("E-CFG-MISSING", (1, 1), "the file is empty; it needs at least one source and one sink")
+    except TooManyProblems:
+        pass
+    except (RecursionError, MemoryError) as error:
+        raise ConfigError(
+            f"E-CFG-FILE {path}: too large or too deep for this machine ({type(error).__name__})"
+        ) from error
     if problems or config is None:
         raise ConfigError(*problems.texts())
     return config
+
+
+def _bytes(path: str | os.PathLike[str]) -> bytes:
+    """Read a file, or a pipe that stands for one, up to one byte more than any configuration has. Raises OSError."""
+    # Opening a pipe that nobody writes would wait for ever, and a daemon that reloads with it.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb", buffering=0) as file:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return file.read(_MAX_FILE + 1) or b""
+        data, deadline = b"", time.monotonic() + PIPE_TIMEOUT
+        while len(data) <= _MAX_FILE:
+            ready, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            more = os.read(descriptor, _MAX_FILE + 1 - len(data))
+            if not more:
+                break
+            data += more
+        return data
 
 
 class _Loading:
@@ -151,10 +185,7 @@ class _Loading:
         """Tell whether a sink is not in use and cannot be: its client library is missing. Its day may yet come."""
         kind = section.value.get("type") if isinstance(section.value, dict) else None
         return (
-            kind is not None
-            and isinstance(kind.value, str)
-            and name not in self._used()
-            and registry.lacks_package(registry.SINKS, kind.value)
+            kind is not None and isinstance(kind.value, str) and name not in self._used() and _lacks_package(kind.value)
         )
 
     def _class(self, section: Node, kind: registry.ComponentKind, where: str) -> type[Any] | None:
@@ -171,8 +202,8 @@ class _Loading:
             return None
         try:
             return registry.load(kind, named.value)
-        except ConfigError as error:
-            for text in error.problems:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything while it is imported
+            for text in complaints(error):
                 self._problems.add("E-CFG-PLUGIN", named, f"{where}: {without_secrets(text, named)}")
             return None
 
@@ -187,9 +218,9 @@ class _Loading:
         if where.startswith("transforms."):
             try:
                 cls(made)
-            except (ConfigError, ValueError, TypeError) as error:
-                for text in error.problems if isinstance(error, ConfigError) else (str(error),):
-                    self._problems.add("E-CFG-VALUE", section, f"{where}: {without_secrets(text, section)}")
+            except Exception as error:  # noqa: BLE001 - a transform of any author, about this section
+                for text in complaints(error):
+                    self._problems.add("E-CFG-VALUE", section, f"{where}: {without_secrets(text, section, cls.config)}")
                 return None
         return made
 
@@ -252,7 +283,7 @@ class _Loading:
     def _secret_files(self, made: Any, section: Node, where: str) -> None:
         for field in msgspec.structs.fields(made):
             name, ending = field.name.removesuffix("_file"), field.name.endswith("_file")
-            if not ending or not is_secret(name) or not (value := getattr(made, field.name)):
+            if not ending or not is_secret_stem(made, name) or not (value := getattr(made, field.name)):
                 continue
             place = section.value.get(field.encode_name, section)
             key = f"{where}.{field.encode_name}"
@@ -261,6 +292,9 @@ class _Loading:
                 self._problems.add("E-CFG-SECRET", place, text)
                 continue
             try:
+                if not stat.S_ISREG(os.stat(value).st_mode):  # noqa: PTH116 - a pipe would hold us up when opened
+                    self._problems.add("E-CFG-SECRET", place, f"{key}: {value} is not a file; name one that holds it")
+                    continue
                 with Path(value).open("rb") as file:
                     if not file.read(1):
                         self._problems.add("E-CFG-SECRET", place, f"{key}: {value} is empty; write the {name} into it")
@@ -327,8 +361,8 @@ class _Loading:
 
         try:
             compile_condition(node.value)
-        except (ConfigError, ValueError) as error:
-            for text in error.problems if isinstance(error, ConfigError) else (str(error),):
+        except Exception as error:  # noqa: BLE001 - about this text, whatever it is
+            for text in complaints(error):
                 self._problems.add("E-CFG-MATCH", node, f"{where}: {without_secrets(text, node)}")
 
     def _section(self, key: str, cls: type[Any]) -> Any:
@@ -372,6 +406,13 @@ class _Loading:
         return SHUTDOWN_TIMEOUT
 
 
+def _lacks_package(kind: str) -> bool:
+    try:
+        return registry.lacks_package(registry.SINKS, kind)
+    except (Exception, SystemExit):  # noqa: BLE001 - told where the class is asked for
+        return False
+
+
 def fingerprint(path: Path | None) -> str:
     """Give 12 hex digits that change when the bytes of a configuration's file do; ``""`` when there is none."""
     # hashlib would bring libcrypto: 3 ms and 3.6 MiB. Whoever could forge a collision may write the file anyway.
@@ -385,4 +426,6 @@ def _unreadable(shown: str, error: OSError) -> str:
         )
     if isinstance(error, IsADirectoryError):
         return f"E-CFG-FILE {shown}: this is a directory; name the file in it, such as {shown.rstrip('/')}/shipper.yaml"
+    if isinstance(error, TimeoutError):
+        return f"E-CFG-FILE {shown}: this is a pipe, and nothing came out of it within {PIPE_TIMEOUT:g} s; name a file"
     return f"E-CFG-FILE {shown}: cannot be read ({error.strerror}); let user id {os.geteuid()} read it"

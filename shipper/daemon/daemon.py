@@ -30,6 +30,7 @@ from shipper.daemon.pipeline import Pipeline
 from shipper.delivery.canary import prove_all
 from shipper.delivery.survey import StateSurvey, pending_spills
 from shipper.errors import ConfigError, ShipperError, StateError
+from shipper.secret import Masker, secret_values
 from shipper.telemetry.health import Health
 from shipper.telemetry.logs import get_logger
 from shipper.telemetry.metrics import Metrics
@@ -37,6 +38,7 @@ from shipper.telemetry.status import ConfigStatus, Status
 
 if TYPE_CHECKING:
     from shipper.config.types import Config
+    from shipper.sink import SinkConfig
     from shipper.telemetry.http import HttpServer
 
 log = get_logger("daemon")
@@ -57,12 +59,14 @@ class _Loaded(NamedTuple):
 class Daemon:
     """Runs a configuration until told to stop."""
 
-    def __init__(self, config: Config, *, once: bool = False) -> None:
+    def __init__(self, config: Config, *, once: bool = False, mask: Masker | None = None) -> None:
+        """``mask`` hides secrets in what is said; it learns those of every configuration that is loaded later."""
         self._config = config
+        self._mask = mask or Masker(secret_values(config))
         self._once = once
         self._clock = SystemClock()
         self._metrics = Metrics()
-        self._health = Health(self._clock)
+        self._health = Health(self._clock, mask=self._mask)
         self._supervisor = Supervisor(self._health, self._clock, os.environ, pid=os.getpid())
         self._signals: list[int] = []
         self._event = threading.Event()
@@ -80,12 +84,12 @@ class Daemon:
         if self._supervisor.watched:
             # The watchdog's SIGABRT then writes where every thread stood.
             faulthandler.enable()
-        parts = self._parts = Parts.build(self._config)
+        parts = self._parts = _built(self._config, {}, self._mask)
         self._install_signals()
         if self._config.http.enabled and not self._once:
             from shipper.telemetry.http import HttpServer  # noqa: PLC0415 - only who listens pays for it
 
-            server = HttpServer(self._config.http, self._metrics, self._health, self.status)
+            server = HttpServer(self._config.http, self._metrics, self._health, self.status, mask=self._mask)
             try:
                 server.start()
             except ConfigError as error:
@@ -182,13 +186,15 @@ class Daemon:
             return pipeline
         try:
             removed = {**self._parts.removed, **self._config.sinks}
-            parts = Parts.build(load(path, os.environ), removed)
+            config = load(path, os.environ)
+            self._mask.add(secret_values(config))
+            parts = _built(config, removed, self._mask)
             if parts.config.state_dir != self._config.state_dir:
                 raise ConfigError("state_dir cannot change while running; restart the daemon to move the state")  # noqa: TRY301 - one way to refuse
             if not self._prove(parts):
                 log.warning("reload given up: told to stop")
                 return pipeline
-        except ConfigError as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a file makes our code raise, the daemon runs on
             self._refused(error)
             return pipeline
         old, was = self._config, self._parts
@@ -203,7 +209,7 @@ class Daemon:
             self._health.remove(f"source:{name}")
         try:
             started = self._start(parts)
-        except ShipperError as error:
+        except Exception as error:  # noqa: BLE001 - the configuration that ran until now goes on
             restored = self._start(Parts.build(old, was.removed))
             self._refused(error)  # last, for a start says that its configuration is valid
             return restored
@@ -244,11 +250,13 @@ class Daemon:
             raise ConfigError(*faults)
         return True
 
-    def _refused(self, error: ShipperError) -> None:
+    def _refused(self, error: BaseException) -> None:
+        text = str(error) if isinstance(error, ShipperError) else f"{type(error).__name__}: {error}"
         self._metrics.set_config(valid=False)
         self._metrics.reloaded("refused")
-        self._health.report("config", "ok", f"the file is refused, the old configuration stays: {error}")
-        log.error("reload refused; the old configuration stays", error=str(error))
+        self._health.report("config", "ok", f"the file is refused, the old configuration stays: {text}")
+        more = {} if isinstance(error, ShipperError) else {"exc_info": error}
+        log.error("reload refused; the old configuration stays", error=text, **more)
 
     def _install_signals(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -284,6 +292,16 @@ class Daemon:
         """Tell whether a signal to end has come. Asked in every long wait of the main thread, which so goes round."""
         self._supervisor.tick()
         return any(signum != signal.SIGHUP for signum in self._signals)
+
+
+def _built(config: Config, removed: dict[str, SinkConfig], mask: Masker) -> Parts:
+    """Build what a configuration names. Raises ConfigError, whatever it is that it makes our code raise."""
+    try:
+        return Parts.build(config, removed)
+    except ShipperError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"this configuration cannot be used: {type(error).__name__}: {mask(str(error))}") from error
 
 
 def _raise_file_limit() -> None:

@@ -14,6 +14,7 @@ from shipper import registry
 from shipper.errors import ConfigError, ParkedError, PermanentError, SinkError
 from shipper.reader import Query
 from shipper.record import SEVERITIES, Batch, Resource
+from shipper.secret import Masker, masked_url, secret_values
 from shipper.sink import Finding
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ def examine(section: SinkConfig, *, clock: Clock, canary: bool = True) -> Iterat
     A file of this machine that is not there yet gets no canary: it would belong to whoever asks, root mostly, and the
     daemon could not write it.
     """
+    mask = Masker(secret_values(section))
+    for finding in _examined(section, clock=clock, canary=canary):
+        yield _masked(finding, mask)
+
+
+def _examined(section: SinkConfig, *, clock: Clock, canary: bool) -> Iterator[Finding]:
     failed = False
     try:
         cls = registry.sink(section.type)
@@ -87,6 +94,17 @@ def prove(section: SinkConfig, *, clock: Clock, visible: float = VISIBLE, write:
 
     ``visible`` is the seconds to wait for the canary to become visible; ``write=False`` writes none.
     """
+    mask = Masker(secret_values(section))
+    return [_masked(finding, mask) for finding in _proven(section, clock, visible, write=write)]
+
+
+def _masked(finding: Finding, mask: Masker) -> Finding:
+    """Hide the sink's secrets, which the error of a driver may quote."""
+    evidence, fix = (masked_url(mask.exactly(text)) for text in (finding.evidence, finding.fix))
+    return Finding(finding.what, finding.verdict, evidence, fix)
+
+
+def _proven(section: SinkConfig, clock: Clock, visible: float, *, write: bool) -> list[Finding]:
     try:
         return _prove(section, clock, visible, write=write)
     except SinkError as error:

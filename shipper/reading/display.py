@@ -1,14 +1,18 @@
 r"""How records are shown: for people, and as JSON, raw lines, logfmt or CSV.
 
-Text of a log is data, never commands to a terminal: in ``pretty``, ``logfmt`` and ``csv`` control characters are
-made visible (``\x1b``); ``json`` escapes them by its own rules; ``raw`` alone gives the line as it was written.
+Text of a log is data, never commands to a terminal, and never another record: what would steer, hide or end a line is
+written out by the functions of `shipper.render`, in names of attributes and services as in messages. ``json`` and
+``logfmt`` write it as JSON does (``\u001b``), so that programs read back what was written; ``pretty`` and ``csv`` show
+``\x1b``. ``raw`` alone gives the line as it was written.
+
+A cell of ``csv`` that a spreadsheet would take for a formula gets ``'`` in front, and so does one that begins with
+``'``: whoever takes one ``'`` off the front of every cell that has it gets back what was there.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
@@ -18,14 +22,16 @@ from zlib import crc32
 import msgspec
 
 from shipper.record import Record
-from shipper.render import rfc3339
-from shipper.routing.condition import attribute_text
+from shipper.render import json_text, key_text, one_line, rfc3339, visible
 
 FORMATS = ("pretty", "json", "raw", "logfmt", "csv")
 
-# All control characters but tab and newline, and what turns the direction of text around.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NEEDS_QUOTES = re.compile(r'[\s="\\]')
+# What spreadsheets begin a formula with, also in full width and behind spaces, and the mark that says it is none.
+_FORMULA = re.compile(r"\s*['=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
+#: The fields of a record in logfmt; an attribute of such a name stands behind them with this in front.
+_OWN = frozenset({"ts", "level", "service", "msg", "container", "host", "id"})
+_ATTRIBUTE = "attributes."
 _COLORS = {"trace": "2", "debug": "2", "info": "32", "warn": "33", "error": "31", "fatal": "1;31"}
 #: Colours for services: neither red nor yellow, which mean something.
 _SERVICE_COLORS = ("34", "35", "36", "94", "95", "96")
@@ -53,11 +59,6 @@ class JsonRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     resource: dict[str, str] = {}
 
 
-def visible(text: str) -> str:
-    """Make control characters visible; tabs and newlines stay."""
-    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
-
-
 def json_line(record: Record) -> str:
     """Show a record as one line of JSON."""
     resource = record.resource
@@ -74,10 +75,7 @@ def json_line(record: Record) -> str:
         attributes=record.attributes,
         resource=resource.attributes,
     )
-    try:
-        return msgspec.json.encode(line, enc_hook=str).decode() + "\n"
-    except (UnicodeEncodeError, OverflowError):
-        return json.dumps(msgspec.to_builtins(line, enc_hook=str), default=str) + "\n"
+    return json_text(line) + "\n"
 
 
 def raw_line(record: Record) -> str:
@@ -93,12 +91,12 @@ def logfmt_line(record: Record) -> str:
         "level": record.level,
         "service": resource.service,
         "msg": record.message,
-        **{name: attribute_text(value) for name, value in record.attributes.items()},
+        **{_beside(name): value_text(value) for name, value in record.attributes.items()},
         "container": resource.container,
         "host": resource.host,
         "id": record.id,
     }
-    return _pairs(pairs) + "\n"
+    return _pairs(pairs, one_line) + "\n"
 
 
 def csv_header() -> str:
@@ -118,11 +116,11 @@ def csv_line(record: Record) -> str:
         resource.source,
         resource.stream,
         record.message,
-        msgspec.json.encode(record.attributes, enc_hook=str).decode() if record.attributes else "",
+        json_text(record.attributes) if record.attributes else "",
         record.id,
     )
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerow([visible(cell) for cell in row])
+    csv.writer(out, lineterminator="\n").writerow([_cell(text) for text in row])
     return out.getvalue()
 
 
@@ -141,19 +139,17 @@ class Pretty:
     def __call__(self, record: Record) -> str:
         """Show one record."""
         resource = record.resource
-        moment = datetime.fromtimestamp(record.time_ns // 1_000_000_000, UTC).astimezone(self._zone)
-        day = "" if moment.date() == self._today else f"{moment:%Y-%m-%d} "
-        stamp = f"{day}{moment:%H:%M:%S}.{record.time_ns // 1_000_000 % 1000:03d}"
-        who = visible(resource.service or resource.container or resource.source)
+        stamp = self._stamp(record.time_ns)
+        who = one_line(resource.service or resource.container or resource.source)
         message, *more = visible(record.message).split("\n")
-        texts = {name: attribute_text(value) for name, value in record.attributes.items()}
+        texts = {name: value_text(value) for name, value in record.attributes.items()}
         if trace := texts.pop("exception.stacktrace", ""):
             # The trace begins with both.
             texts.pop("exception.type", None)
             texts.pop("exception.message", None)
             lines = visible(trace).split("\n")
             more += lines[1:] if lines[0] == message else lines
-        attributes = _pairs({name: _shorten(text) for name, text in texts.items()})
+        attributes = _pairs({name: _shorten(text) for name, text in texts.items()}, visible)
         parts = [
             self._paint(stamp, "2"),
             self._paint(f"{record.level.upper():<5}", _COLORS[record.level]),
@@ -164,6 +160,14 @@ class Pretty:
         shown = [" ".join(filter(None, parts)), *(f"    │ {line}" for line in more)]
         return "\n".join(shown) + "\n"
 
+    def _stamp(self, time_ns: int) -> str:
+        try:
+            moment = datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).astimezone(self._zone)
+        except (OverflowError, ValueError, OSError):  # at the ends of the calendar the zone's own year is none
+            return rfc3339(time_ns)
+        day = "" if moment.date() == self._today else f"{moment:%Y-%m-%d} "
+        return f"{day}{moment:%H:%M:%S}.{time_ns // 1_000_000 % 1000:03d}"
+
     def _paint(self, text: str, color: str) -> str:
         return f"\x1b[{color}m{text}\x1b[0m" if self._color and text else text
 
@@ -172,12 +176,25 @@ def _shorten(text: str) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}… ({len(text) - LONGEST} more)"
 
 
-def _pairs(pairs: dict[str, str]) -> str:
-    return " ".join(f"{visible(name)}={_quoted(value)}" for name, value in pairs.items() if value != "")
+def value_text(value: Any) -> str:
+    """Give the text of an attribute: text as it is, anything else as JSON, ``None`` as ``""``. Never raises."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json_text(value)
 
 
-def _quoted(value: str) -> str:
-    if not _NEEDS_QUOTES.search(value):
-        return visible(value)
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
-    return f'"{visible(escaped)}"'
+def _beside(name: str) -> str:
+    return _ATTRIBUTE + name if name in _OWN else name
+
+
+def _pairs(pairs: dict[str, str], safe: Callable[[str], str]) -> str:
+    """Join pairs; a value that ``safe`` would change stands in quotes, escaped as in JSON."""
+    return " ".join(
+        f"{key_text(name)}={json_text(value) if _NEEDS_QUOTES.search(value) or safe(value) != value else value}"
+        for name, value in pairs.items()
+        if value != ""
+    )
+
+
+def _cell(text: str) -> str:
+    return f"'{shown}" if _FORMULA.match(shown := visible(text)) else shown

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TIMEOUT = 4.0
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - looked for, not listened on
 _MOST = 16 << 20
+_MOST_CONFIG = 1 << 20
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3})")
 _SERVER = re.compile(rb"^Server: shipper/", re.IGNORECASE | re.MULTILINE)
 
@@ -113,11 +114,13 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 def _section(path: Path, environ: Mapping[str, str]) -> HttpConfig:
     # Not the loader, which would cost a health check as much again as all the rest.
-    from shipper.config.document import Problems, parse  # noqa: PLC0415 - not needed with --url
+    from shipper.config.document import Problems, TooManyProblems, parse  # noqa: PLC0415 - not needed with --url
 
     try:
-        root = parse(path.read_text(encoding="utf-8-sig"), environ, Problems(str(path)))
+        with path.open("rb") as file:
+            text = file.read(_MOST_CONFIG).decode("utf-8-sig")
+        root = parse(text, environ, Problems(str(path)))
         node = root.value.get("http") if root is not None and isinstance(root.value, dict) else None
         return HttpConfig() if node is None or node.value is None else msgspec.convert(node.plain(), HttpConfig)
-    except (OSError, ValueError, msgspec.ValidationError):
+    except (OSError, ValueError, msgspec.ValidationError, TooManyProblems):
         return HttpConfig()

@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from shipper.clock import Clock, SystemClock
+from shipper.render import one_line
+from shipper.secret import Masker
 
 State = Literal["ok", "starting", "retrying", "throttled", "parked", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -35,14 +37,17 @@ class Component(msgspec.Struct, frozen=True):
 class Health:
     """The states of all components. Every method is thread-safe and cheap."""
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    def __init__(self, clock: Clock | None = None, *, mask: Masker | None = None) -> None:
+        """``mask`` knows the secrets that no detail may hold: it may quote the error of a client library."""
         self._clock = clock or SystemClock()
+        self._mask = mask or Masker()
         self._lock = threading.Lock()
         self._components: dict[str, Component] = {}
         self._beats: dict[str, float] = {}
 
     def report(self, component: str, state: State, detail: str = "") -> None:
-        """Set a component's state; ``detail`` says what happened and what to do, and holds no secret."""
+        """Set a component's state; ``detail`` says what happened and what to do."""
+        detail = self._mask(detail)
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}; states: {' '.join(STATES)}")
         with self._lock:
@@ -121,7 +126,7 @@ class Health:
             f"{name} {item.state}: {item.detail}" if item.detail else f"{name} {item.state}"
             for name, item in sorted(components, key=lambda pair: pair[1].state == "ok")
         ]
-        return " ".join("; ".join(parts).split())
+        return one_line(" ".join("; ".join(parts).split()))
 
     def _faults(self, silence: float = SILENCE) -> list[str]:
         now = self._clock.monotonic()

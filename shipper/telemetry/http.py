@@ -7,18 +7,25 @@ Nothing here can change anything: GET and HEAD only, no parameter is read. While
 ``Host`` of a request must be an address, ``localhost`` or this machine's name, so that a web page cannot read us
 through a name that it lets point to 127.0.0.1 (DNS rebinding). Who listens on other addresses has opened the numbers
 to that network on purpose, under whatever name a scraper there uses.
+
+A client has `CLIENT_TIMEOUT` for its whole request. When `MAX_CLIENTS` are served already, the one that has kept us
+waiting longest makes room for the newcomer, so that clients that are slow, on purpose or not, never keep a probe from
+its answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import socketserver
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from shipper.errors import ConfigError
+from shipper.secret import Masker
 from shipper.telemetry.exposition import CLIENT_TIMEOUT, Exposition
 from shipper.telemetry.logs import get_logger
 
@@ -32,6 +39,10 @@ if TYPE_CHECKING:
 
 #: Requests served at the same time; a scraper and two probes need three.
 MAX_CLIENTS = 16
+#: Seconds that a client has at least before it must make room for another; a request that is sent at once takes less.
+GRACE = 0.03
+#: Seconds that a newcomer waits for room while all clients wait for us.
+ROOM = 0.5
 
 log = get_logger("http")
 
@@ -45,13 +56,23 @@ class HttpServer:
     """
 
     def __init__(
-        self, config: HttpConfig, metrics: Metrics, health: Health, status: Callable[[], Status] | None = None
+        self,
+        config: HttpConfig,
+        metrics: Metrics,
+        health: Health,
+        status: Callable[[], Status] | None = None,
+        *,
+        mask: Masker | None = None,
     ) -> None:
-        """Take what is to be told; ``status`` gives what /status says, and without it there is none."""
+        """Take what is to be told; ``status`` gives what /status says, and without it there is none.
+
+        ``mask`` knows the secrets that no answer may hold.
+        """
         self._listen = config.listen
         self._metrics = metrics
         self._health = health
         self._status = status
+        self._mask = mask or Masker()
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -69,7 +90,13 @@ class HttpServer:
         try:
             family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
             self._server = Server(
-                where[:2], family, host, metrics=self._metrics, health=self._health, status=self._status
+                where[:2],
+                family,
+                host,
+                metrics=self._metrics,
+                health=self._health,
+                status=self._status,
+                mask=self._mask,
             )
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that no encoding of names takes
             reason = getattr(error, "strerror", None) or error
@@ -108,6 +135,8 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     allow_reuse_address = True
     # Closing must not wait for a client that is slow on purpose; its thread ends by its own timeout.
     block_on_close = False
+    # A burst of clients must not keep a probe's connection from being taken: its retry comes a second later.
+    request_queue_size = 128
 
     def __init__(
         self,
@@ -118,6 +147,7 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         metrics: Metrics,
         health: Health,
         status: Callable[[], Status] | None,
+        mask: Masker,
     ) -> None:
         self.address_family = socket.AddressFamily(family)
         self.exposition = Exposition(
@@ -126,15 +156,21 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             status,
             loopback=ipaddress.ip_address(where[0].partition("%")[0]).is_loopback,
             hosts=frozenset({"localhost", socket.gethostname().lower(), host.lower()}),
+            mask=mask,
         )
+        # Connections whose client has the next move, and since when; the first waits longest.
+        self._waiting: dict[Any, float] = {}
+        self._waiting_lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(MAX_CLIENTS)
         super().__init__(where, socketserver.BaseRequestHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Give the request a thread, or hang up when `MAX_CLIENTS` are served."""
-        if not self._slots.acquire(blocking=False):
+        """Give the request a thread; the client that has kept us waiting longest makes room if there is none."""
+        if not self._slots.acquire(blocking=False) and not self._make_room():
+            log.warning("more clients ask for our state than are served; the newest was turned away", most=MAX_CLIENTS)
             self.shutdown_request(request)
             return
+        self.waiting(request)
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
@@ -143,6 +179,37 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._slots.release()
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection, which nobody may shut down any more: its number may soon be another's."""
+        self.working(request)
+        super().shutdown_request(request)
+
+    def waiting(self, connection: Any) -> None:
+        """Take note that the next move is the client's: to ask, or to take the answer."""
+        with self._waiting_lock:
+            self._waiting.setdefault(connection, time.monotonic())
+
+    def working(self, connection: Any) -> None:
+        """Take note that the client has asked, and the next move is ours."""
+        with self._waiting_lock:
+            self._waiting.pop(connection, None)
+
+    def _make_room(self) -> bool:
+        """Hang up on the client that has kept us waiting longest, and take its slot; tell whether there is one."""
+        with self._waiting_lock:
+            since = next(iter(self._waiting.values()), None)
+        if since is not None and (pause := since + GRACE - time.monotonic()) > 0 and self._slots.acquire(timeout=pause):
+            return True
+        with self._waiting_lock:
+            oldest = next(iter(self._waiting), None)
+            if oldest is not None:
+                del self._waiting[oldest]
+                with contextlib.suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # ends its thread's wait
+        if oldest is not None:
+            log.warning("more clients ask for our state than are served; hung up on the slowest", most=MAX_CLIENTS)
+        return self._slots.acquire(timeout=ROOM)
 
     def finish_request(self, request: Any, client_address: Any) -> None:
         """Answer, in the request's own thread."""

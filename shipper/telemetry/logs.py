@@ -30,6 +30,8 @@ import msgspec
 
 from shipper.clock import Clock, SystemClock
 from shipper.errors import ConfigError
+from shipper.render import json_text, key_text, one_line, visible
+from shipper.secret import MASK, Masker, is_secret, masked_text
 from shipper.telemetry.event import Event, Output
 
 if TYPE_CHECKING:
@@ -51,21 +53,9 @@ LONGEST_WINDOW = 300.0
 MAX_KINDS = 256
 #: Characters of one text field that are written; a driver may put a whole statement into its error.
 MAX_FIELD = 2_000
+#: Characters of it in which secrets are looked for; known values are looked for in all of it.
+_LOOKED_AT = 4 * MAX_FIELD
 
-_SECRET_NAME = re.compile(
-    r"(?i)pass(word|wd|phrase)?$|secret|token|api_?key|authorization|credential|connection_string"
-)
-_SECRET_TEXT = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 ***"),
-    (re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/@]+@"), r"\1:***@"),
-    (
-        re.compile(
-            r"(?i)\b((?:\w*password|passwd|pwd|\w*secret\w*|\w*token|\w*api_?key|instrumentationkey|accountkey)"
-            r"""["']?\s*[=:]\s*)(?!\*\*\*)("[^"]*"|'[^']*'|[^\s,;&"']+)"""
-        ),
-        r"\1***",
-    ),
-)
 _CONTAINER_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _SHORT_ID = re.compile(r"[0-9a-f]{12}")
 
@@ -143,7 +133,7 @@ class _Repeats(msgspec.Struct):
 class Grouping(logging.Handler):
     """Turns log records into events, groups repeats of warnings and errors, and hands on what is to be written."""
 
-    def __init__(self, outputs: Iterable[Output], *, clock: Clock, mask: Callable[[str], str]) -> None:
+    def __init__(self, outputs: Iterable[Output], *, clock: Clock, mask: Masker) -> None:
         super().__init__()
         self.outputs = list(outputs)
         self._clock = clock
@@ -180,7 +170,7 @@ class Grouping(logging.Handler):
     def _event(self, record: logging.LogRecord) -> Event:
         fields: dict[str, Any] = {}
         for name, value in getattr(record, "fields", {}).items():
-            fields[name] = "***" if _SECRET_NAME.search(name) else self._plain(value)
+            fields[name] = MASK if is_secret(name) else self._plain(value)
         if record.exc_info:
             fields["traceback"] = self._plain(logging.Formatter().formatException(_exception(record.exc_info)))
         component = record.name.removeprefix("shipper.")
@@ -191,8 +181,9 @@ class Grouping(logging.Handler):
             return value
         if isinstance(value, (list, tuple)):
             return [self._plain(item) for item in value]
-        text = self._mask(str(value))
-        return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}… ({len(text)} characters)"
+        whole = str(value)
+        text = masked_text(self._mask.exactly(whole)[:_LOOKED_AT])
+        return text if len(text) <= MAX_FIELD else f"{text[:MAX_FIELD]}… ({len(whole)} characters)"
 
     def _write_or_count(self, event: Event) -> None:
         if event.level < logging.WARNING:
@@ -285,11 +276,11 @@ class Log:
 
 
 def configure(
-    config: LogConfig, stream: TextIO | None = None, *, secrets: Iterable[str] = (), clock: Clock | None = None
+    config: LogConfig, stream: TextIO | None = None, *, mask: Masker | None = None, clock: Clock | None = None
 ) -> Log:
     """Send everything that is logged to ``stream`` (standard error) and, if asked, warnings to Loki.
 
-    ``secrets`` are values that must never be written, besides what looks like a secret. The environment variable
+    ``mask`` knows values that must never be written, besides what looks like a secret. The environment variable
     SHIPPER_LOG_FORMAT (auto, text, json) goes before ``config.format``. Raises ConfigError.
     """
     stream = stream if stream is not None else sys.stderr
@@ -300,7 +291,7 @@ def configure(
 
         outputs.append(LokiOutput(config.loki_url, complain=outputs[0].put))
     _adopt_structlog()
-    handler = Grouping(outputs, clock=clock or SystemClock(), mask=_masker(secrets))
+    handler = Grouping(outputs, clock=clock or SystemClock(), mask=mask or Masker())
     return Log(handler, LEVELS[config.level])
 
 
@@ -381,20 +372,6 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def _masker(secrets: Iterable[str]) -> Callable[[str], str]:
-    # Longest first, so that a secret that holds another one is masked whole. Very short ones would mask words.
-    values = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
-
-    def mask(text: str) -> str:
-        for value in values:
-            text = text.replace(value, "***")
-        for pattern, replacement in _SECRET_TEXT:
-            text = pattern.sub(replacement, text)
-        return text
-
-    return mask
-
-
 def _as_json(event: Event) -> str:
     seconds = int(event.time)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
@@ -407,7 +384,7 @@ def _as_json(event: Event) -> str:
     }
     if event.repeats:
         whole |= {"repeats": event.repeats, "window_seconds": round(event.seconds)}
-    return msgspec.json.encode(whole).decode()
+    return json_text(whole)
 
 
 _RESERVED = frozenset({"time", "level", "component", "event", "repeats", "window_seconds"})
@@ -426,12 +403,21 @@ def _as_text(stream: TextIO) -> Renderer:
         if event.repeats:
             text += f" ×{event.repeats} in {_span(event.seconds)}"  # noqa: RUF001 - meant: times
         stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-        shown = {"timestamp": stamp, "level": _level_name(event.level), "event": text}
-        shown |= {name if name not in shown else f"{name}_": value for name, value in fields.items()}
-        line = str(console(None, "", shown))
-        return f"{line}\n{traceback}" if traceback else line
+        shown = {"timestamp": stamp, "level": _level_name(event.level), "event": one_line(text)}
+        shown |= {name if name not in shown else f"{name}_": _shown(value) for name, value in fields.items()}
+        line = str(console(None, "", {key_text(name): value for name, value in shown.items()}))
+        # Further lines are indented, so that none can pass for an event.
+        return (
+            "\n".join([line, *(f"    {text}" for text in visible(str(traceback)).split("\n"))]) if traceback else line
+        )
 
     return render
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_shown(item) for item in value]
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _span(seconds: float) -> str:

@@ -22,9 +22,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import msgspec
-
 from shipper.errors import ConfigError
+from shipper.render import json_text
+from shipper.secret import masked_text
 from shipper.telemetry.event import Event
 
 if TYPE_CHECKING:
@@ -115,7 +115,8 @@ class LokiOutput:
         if not self._complained:
             self._complained = True
             text = "own warnings cannot be sent to Loki (log.loki_url); they stand here only"
-            fields = {"error": f"{type(failure).__name__}: {failure}"[:500]}
+            # The library quotes the URL, whose login and keys are secret.
+            fields = {"error": masked_text(f"{type(failure).__name__}: {failure}"[:500])}
             self._complain(Event(event.time, logging.WARNING, "logs", text, fields))
 
 
@@ -130,7 +131,7 @@ def _line(event: Event) -> str:
     whole: dict[str, Any] = {"event": event.text, **event.fields}
     if event.repeats:
         whole |= {"repeats": event.repeats, "window_seconds": round(event.seconds)}
-    return msgspec.json.encode(whole).decode()
+    return json_text(whole)
 
 
 def _handler(url: str) -> Any:

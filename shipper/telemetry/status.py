@@ -5,6 +5,7 @@ Sizes are bytes, times are seconds, counters count since the daemon started.
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -122,10 +123,10 @@ def _reasons(status: Status) -> Iterator[tuple[str, str]]:
         yield f"{counted(lines, 'line')} given up since the start ({cause})", "shipper doctor"
     for name, sink in status.sinks.items():
         if sink.state not in {"ok", "starting"}:
-            yield f"sink {name} is {sink.state}: {sink.detail}", f"shipper check --online --sink {name}"
+            yield f"sink {name} is {sink.state}: {sink.detail}", f"shipper check --online --sink {quote(name)}"
         if sink.spill_limit and sink.spill_bytes > NEARLY_FULL * sink.spill_limit:
             share = 100 * sink.spill_bytes // sink.spill_limit
-            yield f"the spill of sink {name} is {share} % full", f"shipper check --online --sink {name}"
+            yield f"the spill of sink {name} is {share} % full", f"shipper check --online --sink {quote(name)}"
     for component, text in status.troubles.items():
         yield f"{component} {text}", "shipper doctor"
     for name, source in status.sources.items():
@@ -138,12 +139,12 @@ def _reasons(status: Status) -> Iterator[tuple[str, str]]:
     if not status.config.valid:
         yield (
             status.config.detail or "the configuration file is refused",
-            f"shipper check --config {status.config.path}",
+            f"shipper check --config {quote(status.config.path)}",
         )
     for name, waiting in status.waiting.items():
         if waiting.dead_letters_age is not None and waiting.dead_letters_age < RECENT:
             text = f"{counted(waiting.dead_letters, 'record')} refused by sink {name}, the newest in the last day"
-            yield text, f"shipper dead-letters ls --sink {name}"
+            yield text, f"shipper dead-letters ls --sink {quote(name)}"
         if waiting.spill_bytes and name not in status.sinks:
             yield (
                 f"at most {counted(waiting.spill_records, 'record')} on disk for {name}, which is not configured",

@@ -22,6 +22,7 @@ from msgspec import Meta
 from shipper.errors import ConfigError
 from shipper.parse.levels import ANSI
 from shipper.record import Batch
+from shipper.secret import Secret
 from shipper.transform import Transform, TransformConfig
 
 _MARK: Final = "[redacted:"
@@ -78,9 +79,9 @@ class RedactConfig(TransformConfig, frozen=True, kw_only=True):
         str,
         Meta(description="mask hides the secret, hash puts a salted hash in its place.", pattern="^(mask|hash)$"),
     ] = "mask"
-    salt: Annotated[str, Meta(description="The salt of mode hash. Keep it secret: with it, guesses can be tested.")] = (
-        ""
-    )
+    salt: Annotated[
+        Secret, Meta(description="The salt of mode hash. Keep it secret: with it, guesses can be tested.")
+    ] = ""
     salt_file: Annotated[str, Meta(description="A file that holds the salt.")] = ""
 
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from shipper.secret import Secret
 from sinks._azure import CLOUDS, AzureConfig
 
 #: Where telemetry goes when the connection string names no place.
@@ -67,7 +68,7 @@ class AppInsightsConfig(AzureConfig, frozen=True, forbid_unknown_fields=True, kw
     """Send records to Azure Application Insights."""
 
     connection_string: Annotated[
-        str, Meta(description="The resource's connection string; connection_string_file is better.")
+        Secret, Meta(description="The resource's connection string; connection_string_file is better.")
     ] = ""
     connection_string_file: Annotated[
         str, Meta(description="File that holds the connection string, read anew whenever the sink opens.")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from shipper.secret import Secret
 from shipper.units import parse_size
 from sinks import _http
 from sinks.cloudwatch.names import Template
@@ -80,10 +81,10 @@ class CloudwatchConfig(_http.HttpSinkConfig, frozen=True, forbid_unknown_fields=
         str, Meta(description="Access key; without it the default credential chain is asked, which is better.")
     ] = ""
     secret_access_key: Annotated[
-        str, Meta(description="The access key's secret; secret_access_key_file is better.")
+        Secret, Meta(description="The access key's secret; secret_access_key_file is better.")
     ] = ""
     secret_access_key_file: Annotated[str, Meta(description="File that holds the access key's secret.")] = ""
-    session_token: Annotated[str, Meta(description="Session token of temporary credentials.")] = ""
+    session_token: Annotated[Secret, Meta(description="Session token of temporary credentials.")] = ""
     role_arn: Annotated[str, Meta(description="Role to assume with those credentials.")] = ""
     role_session_name: Annotated[str, Meta(description="Name of the role's session, for CloudTrail.")] = "shipper"
     external_id: Annotated[str, Meta(description="External id that the role asks for.")] = ""

@@ -9,6 +9,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from shipper.secret import Secret
 from shipper.units import parse_duration, parse_size
 from sinks._http import LoginConfig, check_url
 
@@ -55,7 +56,7 @@ class ElasticsearchConfig(LoginConfig, frozen=True, forbid_unknown_fields=True, 
             pattern="^(record|auto)$",
         ),
     ] = "record"
-    api_key: Annotated[str, Meta(description="An API key, encoded or as id:key; api_key_file is better.")] = ""
+    api_key: Annotated[Secret, Meta(description="An API key, encoded or as id:key; api_key_file is better.")] = ""
     api_key_file: Annotated[str, Meta(description="File that holds the API key.", extra={"path": True})] = ""
     sigv4: Annotated[
         SigV4Config | None, Meta(description="Sign requests for Amazon OpenSearch: region, service, profile.")

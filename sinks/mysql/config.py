@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from shipper.secret import Secret
 from shipper.sink import SinkConfig
 from shipper.units import parse_duration
 from sinks import _sql
@@ -22,7 +23,7 @@ class MysqlConfig(SinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
     unix_socket: Annotated[
         str, Meta(description="Path of the server's socket, instead of host and port.", extra={"path": True})
     ] = ""
-    password: Annotated[str, Meta(description="The account's password; password_file is better.")] = ""
+    password: Annotated[Secret, Meta(description="The account's password; password_file is better.")] = ""
     password_file: Annotated[
         str, Meta(description="File that holds the password; one newline at its end is not part of it.")
     ] = ""
@@ -64,7 +65,7 @@ class MysqlConfig(SinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=T
     maintenance_user: Annotated[
         str, Meta(description="Account for creating, partitions and retention; empty means user.")
     ] = ""
-    maintenance_password: Annotated[str, Meta(description="The maintenance account's password.")] = ""
+    maintenance_password: Annotated[Secret, Meta(description="The maintenance account's password.")] = ""
     maintenance_password_file: Annotated[str, Meta(description="File that holds the maintenance password.")] = ""
 
     def __post_init__(self) -> None:

@@ -223,7 +223,7 @@ def test_a_secret_is_never_shown(secret: str, where: str) -> None:
     [
         (None, "there is no such file"),
         (b"a: \xff\n", "not UTF-8 text"),
-        (b"#" * (5 << 20), "larger than 4 MiB"),
+        (b"#" * (5 << 20), "larger than 1 MiB"),
     ],
 )
 def test_a_file_that_cannot_be_a_config(tmp_path: Path, content: bytes | None, text: str) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from shipper.config.types import LogConfig
 from shipper.errors import ConfigError
+from shipper.secret import Masker
 from shipper.telemetry import logs, lokilog
 
 Configure = Callable[..., logs.Log]
@@ -106,7 +107,7 @@ def test_text_in_a_file_has_no_colours_and_a_traceback_stands_below_its_line(
     assert "\x1b" not in stream.getvalue()
     first, second, *_ = stream.getvalue().splitlines()
     assert first.endswith("[error    ] reader: broken path=/a")
-    assert second == "Traceback (most recent call last):"
+    assert second == "    Traceback (most recent call last):"
 
 
 def test_the_environment_goes_before_the_configuration(
@@ -279,7 +280,7 @@ SECRETS = {
 @pytest.mark.parametrize("case", SECRETS)
 def test_no_secret_is_ever_written(configured: Configure, stream: io.StringIO, case: str, form: str) -> None:
     fields, secret = SECRETS[case]
-    configured(stream, format=form, secrets=["zebra-crossing-9"])
+    configured(stream, format=form, mask=Masker(["zebra-crossing-9"]))
     logs.get_logger("x").error("failed", **fields)
     try:
         int("password=tok-hunter2 zebra-crossing-9")
