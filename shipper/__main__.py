@@ -235,9 +235,10 @@ def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int
 
 
 def _print_error(text: str) -> None:
-    from shipper.render import visible
+    from shipper.render import one_line
 
-    click.echo(f"shipper: {visible(text)}", err=True)
+    # Further lines are indented, so that none can pass for another error.
+    click.echo("\n  ".join(map(one_line, f"shipper: {text}".split("\n"))), err=True)
 
 
 if __name__ == "__main__":
