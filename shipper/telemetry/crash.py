@@ -40,6 +40,7 @@ class Crash:
         self._arguments = arguments
         self._path = _config_path(arguments)
         self._config: Config | None = None
+        self._state_dir: Path | None = None
         self._is_known = True
         self._fault = ""
         self._mask = Masker()
@@ -112,6 +113,8 @@ class Crash:
             return
         if root is not None:
             self._mask.add(_values(root, everything=False))
+            named = root.value.get("state_dir") if isinstance(root.value, dict) else None
+            self._state_dir = Path(named.value) if named is not None and isinstance(named.value, str) else None
         # What came from the environment is nobody's to show, and what is in a file that cannot be loaded is not either.
         try:
             config = load(self._path, os.environ, secrets=False)
@@ -123,7 +126,7 @@ class Crash:
                 return
             raise
         self._mask.add(secret_values(config))
-        self._config, self._is_known = config, True
+        self._config, self._state_dir, self._is_known = config, config.state_dir, True
 
     def _text(self, error: BaseException) -> str:
         if not self._is_known:
@@ -145,8 +148,8 @@ class Crash:
         return f"configuration as it was loaded, secrets masked:\n{json_text(shown, indent=2)}"
 
     def _directories(self) -> Iterator[Path]:
-        if self._config is not None:
-            yield self._config.state_dir
+        if self._state_dir is not None:
+            yield self._state_dir
         if given := os.environ.get("STATE_DIRECTORY"):
             yield Path(given.split(":", maxsplit=1)[0])
         yield Path("/var/lib/shipper")
