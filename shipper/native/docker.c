@@ -35,7 +35,7 @@ docker_lines(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyObject *names[2] = {PyUnicode_InternFromString("stdout"), PyUnicode_InternFromString("stderr")};
     int first = -1, later = 1;
     int64_t before = -1;
-    Clock clock = {"", 0};
+    Clock clock = NO_CLOCK;
     if (scratch == NULL || !stamps || !texts || !offsets || !hashes || !names[0] || !names[1])
         goto done;
     for (Py_ssize_t i = 0; i < count; i++) {

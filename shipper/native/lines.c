@@ -39,6 +39,8 @@ access_fields(const char *p, const char *end, Access *a)
     a->client = p;
     if ((a->client_end = word_end(p, end)) == NULL || (p = word_end(a->client_end + 1, end)) == NULL)
         return 0;
+    if (a->client_end[1] == '[')
+        return 0; /* a fallback line's level stands there */
     a->user = p + 1;
     if ((a->user_end = word_end(a->user, end)) == NULL)
         return 0;
@@ -310,7 +312,7 @@ parse(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     State *s = state_of(module);
     PyObject *rest = PyList_New(0);
     char *scratch = room_for(lines);
-    Clock iso = {"", 0}, clf = {"", 0};
+    Clock iso = NO_CLOCK, clf = NO_CLOCK;
     if (rest == NULL || scratch == NULL)
         goto failed;
     for (Py_ssize_t i = 0; i < count; i++) {
@@ -439,7 +441,7 @@ levels(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
     PyObject *rest = PyList_New(0);
     if (rest == NULL)
         return NULL;
-    Clock iso = {"", 0}, clf = {"", 0};
+    Clock iso = NO_CLOCK, clf = NO_CLOCK;
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_ssize_t size = 0;
         const char *p = utf8_of(PyList_GET_ITEM(lines, i), &size), *end = p + size;

@@ -290,6 +290,9 @@ typedef struct {
     int64_t seconds;
 } Clock;
 
+/* None was read yet. A text of zeros is found in it, and is no time. */
+#define NO_CLOCK {"", -1}
+
 /* A number of exactly n digits, or -1. */
 static inline int
 digits_of(const char *p, int n)

@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from shipper.parse.levels import ANSI, BARE, ERROR, FATAL, INFO, KNOWN, WARN, WORDS, severity_of, take_level
+from shipper.parse.objects import decode_object
 from shipper.parse.times import Clocks, Moment
 
 #: The names under which a structured line may state its time; the first that is present counts.
@@ -18,12 +19,13 @@ RESERVED: Final = frozenset((*TIME_KEYS, "level", "severity", "message", "msg", 
 _FALLBACK = re.compile(
     r"(\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)?) \[([A-Za-z]+)\](?: |$)"
 )
+#: The inside of a quoted text. Here as below, what may be long is taken whole and never given back: a search that
+#: tries again with less is where time beyond all bounds comes from.
+_INSIDE: Final = r'([^"\\]*+(?:\\.[^"\\]*+)*+)'
 _ACCESS = re.compile(
-    r'(\S+) (\S+) (.{0,256}?) \[([^\]]{20,30})\] "((?:[^"\\]|\\.)*)" (\d{3}) (\d+|-)'
-    r'(?: "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)")?(?= |$)'
+    rf'(\S++) (\S++) (.{{0,256}}?) \[([^\]]{{20,30}})\] "{_INSIDE}" (\d{{3}}) (\d++|-)(?: "{_INSIDE}" "{_INSIDE}")?(?= |$)'
 )
-_LOGFMT_START = re.compile(r"[A-Za-z_@][\w.@/-]*=")
-_LOGFMT_PAIR = re.compile(r'([A-Za-z_@][\w.@/-]*)=(?:"((?:[^"\\]|\\.)*)"|([^\s"]*))(?:\s+|$)')
+_LOGFMT_PAIR = re.compile(rf'([A-Za-z_@][\w.@/-]*+)=(?:"{_INSIDE}"|([^\s"]*+))(?:\s++|$)')
 _ESCAPE = re.compile(r"\\(.)")
 _ESCAPED: Final = {"n": "\n", "t": "\t", "r": "\r"}
 
@@ -39,17 +41,19 @@ _LOOSE = re.compile(
 _LOOSE_REACH: Final = 100
 
 _TRACEBACK: Final = "Traceback (most recent call last):"
-_FRAME = re.compile(r"^\s+at \S", re.MULTILINE)
-_PYTHON_LAST = re.compile(r"^((?:[^\W\d]\w*\.)*[^\W\d]\w*)(?:: ?(.*))?$", re.MULTILINE)
-_GO = re.compile(r"^(?:\S+ \S+ )?(?:http: )?(panic(?: serving \S+)?|fatal error): (.*)$", re.MULTILINE)
-_THROWN = re.compile(r"((?:[\w$]+[./])*[\w$]*(?:Error|Exception|Throwable))(?: \[[\w$.-]+\])?(?:: (.*?))?(?: \{)?$")
+_FRAME = re.compile(r"^[^\S\n]++at \S", re.MULTILINE)
+_PYTHON_LAST = re.compile(r"^([^\W\d]\w*+(?:\.[^\W\d]\w*+)*+)(?:: ?(.*))?$", re.MULTILINE)
+_GO = re.compile(r"^(?:\S++ \S++ )?(?:http: )?(panic(?: serving \S+)?|fatal error): (.*)$", re.MULTILINE)
+#: Where the name of a type ends that was thrown, and what may follow it.
+_THROWN = re.compile(r"(?:Error|Exception|Throwable)(?: \[[\w$.-]++\])?(?:: (.*)|(?: \{)?$)")
+#: What the name of a type is made of, and where in it no further package may begin.
+_TYPE_NAME = re.compile(r"[\w$./]++")
+_SEPARATORS = re.compile(r"[./]{2,}+")
 _BARE_EXCEPTION = re.compile(
-    r"(?:Uncaught )?((?:[A-Za-z_$][\w$]*\.)*[A-Za-z_$]*(?:Error|Exception))(?: \[[\w$.-]+\])?: (.*)"
+    r"(?:Uncaught )?((?:[A-Za-z_$][\w$]*+\.)*+[A-Za-z_$]*(?:Error|Exception))(?: \[[\w$.-]++\])?: (.*)"
 )
 _UNICODE = re.compile(r"\\(?:u([0-9a-fA-F]{4})(?:\\u([0-9a-fA-F]{4}))?|.)", re.DOTALL)
 _SURROGATES = re.compile("[\ud800-\udfff]")
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class ParsedLine(NamedTuple):
@@ -92,20 +96,16 @@ class LineParser:
         return ParsedLine(INFO, text.rstrip("\r\n"), {})
 
     def json(self, text: str) -> ParsedLine | None:
-        """Read a JSON object; None if it is none, or is one that JSON of ours could not carry (NaN, too deep)."""
+        """Read a JSON object; None if it is none, or is one that JSON of ours could not carry (NaN)."""
         text = text.strip()
         if text[:1] != "{" or text[-1:] != "}":
             return None
-        try:
-            attributes = _decode(text)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        attributes = decode_object(text)
+        if attributes is None and "\\u" in text:
             # JavaScript writes half of a cut emoji as a lone surrogate escape: the one fault worth mending.
-            if "\\u" not in text:
-                return None
-            try:
-                attributes = _decode(_UNICODE.sub(_without_half_pair, _SURROGATES.sub("�", text)))
-            except (msgspec.MsgspecError, UnicodeError, RecursionError):
-                return None
+            attributes = decode_object(_UNICODE.sub(_without_half_pair, _SURROGATES.sub("�", text)))
+        if attributes is None:
+            return None
         return self.structured(attributes, text)
 
     def structured(self, attributes: dict[str, Any], raw: str) -> ParsedLine:
@@ -181,16 +181,12 @@ class LineParser:
 
     def logfmt(self, text: str) -> ParsedLine | None:
         """Read ``key=value key="quoted value"``. Every word must be a pair, so that prose with an ``=`` is left alone."""
-        if _LOGFMT_START.match(text) is None:
-            return None
         attributes: dict[str, Any] = {}
         end = 0
-        for match in _LOGFMT_PAIR.finditer(text):
-            if match.start() != end:
-                return None
+        while (match := _LOGFMT_PAIR.match(text, end)) is not None:
             end = match.end()
             attributes[match[1]] = match[3] if match[2] is None else _unescape(match[2])
-        if end != len(text) or (len(attributes) == 1 and attributes.keys().isdisjoint(RESERVED)):
+        if not end or end != len(text) or (len(attributes) == 1 and attributes.keys().isdisjoint(RESERVED)):
             return None
         severity = take_level(attributes)
         message = text
@@ -262,15 +258,34 @@ def exception_of(text: str) -> tuple[dict[str, Any], int, str] | None:
     if frame is None:
         return None
     for line in text[: frame.start()].split("\n"):
-        match = _THROWN.search(line)
-        if match is not None:
-            return _exception(text, match[1], match[2]), ERROR, line.removesuffix(" {")
+        thrown = _thrown(line)
+        if thrown is not None:
+            return _exception(text, *thrown), ERROR, line.removesuffix(" {")
     return {"exception.stacktrace": text}, ERROR, text.partition("\n")[0]
+
+
+def _thrown(line: str) -> tuple[str, str | None] | None:
+    """Find the type that a line names as thrown, with its package, and the message."""
+    if "Error" not in line and "Exception" not in line and "Throwable" not in line:
+        return None
+    for name in _TYPE_NAME.finditer(line):
+        if name[0].endswith(("Error", "Exception", "Throwable")):
+            begin = name.end() - (5 if name[0].endswith("Error") else 9)
+            match = _THROWN.match(line, begin)
+            if match is not None:
+                kind = _SEPARATORS.split(name[0])[-1].removeprefix(".").removeprefix("/")
+                return kind, None if match[1] is None else match[1].removesuffix(" {")
+    return None
 
 
 def severity_of_status(status: int) -> int:
     """Give the severity of an HTTP status: 5xx error, 4xx warn, all else info."""
     return ERROR if status >= 500 else WARN if status >= 400 else INFO
+
+
+def has_surrogates(text: str) -> bool:
+    """Tell whether lone surrogates stand in a text."""
+    return _SURROGATES.search(text) is not None
 
 
 def without_surrogates(text: str) -> str:

@@ -22,6 +22,7 @@ from shipper.native import compiled
 from shipper.parse import access
 from shipper.parse.levels import ANSI, INFO, KNOWN, LEVEL_KEYS, take_level
 from shipper.parse.lines import LineParser, ParsedLine, without_surrogates
+from shipper.parse.objects import decode_object, is_deep, may_be_deep
 from shipper.parse.recordtime import settle, settle_parts
 from shipper.parse.times import SECOND, Clocks
 from shipper.record import Batch
@@ -41,6 +42,10 @@ class _LevelFields(msgspec.Struct, gc=False):
     lvl: Any = None
     loglevel: Any = None
     dotted: Any = msgspec.field(default=None, name="log.level")
+
+
+def _severity(stated: _LevelFields) -> int:
+    return take_level(dict(zip(LEVEL_KEYS, msgspec.structs.astuple(stated), strict=True)))
 
 
 def _without_ansi(lines: list[str], rows: Sequence[int]) -> list[str]:
@@ -166,25 +171,24 @@ class Parser:
 
     def _json_levels(self, severities: list[int], lines: list[str], rows: list[int]) -> list[int]:
         """Fill the levels that JSON lines state; give the indexes of those that are no JSON after all."""
+        # Each line is judged by itself: all at once is what each alone would give.
         texts = [lines[i] for i in rows]
-        whole = "\n".join(texts)
         try:
-            # An escape may be half of a pair, which only the exact reader mends.
-            stated = [] if "\\" in whole and "\\u" in whole else self._levels.decode_lines(whole)
+            stated = self._levels.decode_lines("\n".join(texts))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             stated = []
         if len(stated) != len(rows):
             others = []
-            for i, doc in zip(rows, self._decode(texts), strict=True):
-                if doc is None:
+            for i, text in zip(rows, texts, strict=True):
+                try:
+                    severities[i] = _severity(self._levels.decode(text))
+                except (msgspec.MsgspecError, UnicodeError, RecursionError):
                     others.append(i)
-                else:
-                    severities[i] = take_level(doc)
             return others
         try:
             found = [KNOWN[one.level] for one in stated]
         except (KeyError, TypeError):
-            found = [take_level(dict(zip(LEVEL_KEYS, msgspec.structs.astuple(one), strict=True))) for one in stated]
+            found = list(map(_severity, stated))
         for i, severity in zip(rows, found, strict=True):
             severities[i] = severity
         return []
@@ -293,9 +297,8 @@ class Parser:
         severities, attributes = batch.severities, batch.attributes
         assert severities is not None
         assert attributes is not None
-        starts = self._clocks.starts
-        for i, client, user, date, method, target, version, (code, severity), size, referer, agent in zip(
-            rows, found.clients, found.users, found.dates, found.methods, found.targets, found.versions, found.codes,
+        for i, client, user, start, method, target, version, (code, severity), size, referer, agent in zip(
+            rows, found.clients, found.users, found.starts, found.methods, found.targets, found.versions, found.codes,
             map(int, found.sizes), found.referers, found.agents, strict=True,
         ):  # fmt: skip
             row: dict[str, Any] = {
@@ -317,7 +320,7 @@ class Parser:
                 row["user.name"] = user
             severities[i] = severity
             attributes[i] = row
-            settle_parts(batch, i, starts[date], 1_000_000)
+            settle_parts(batch, i, start, 1_000_000)
         return True
 
     def _parse_fallback_lines(self, batch: Batch, lines: list[str], rows: list[int]) -> list[int]:
@@ -342,7 +345,8 @@ class Parser:
                 others.append(i)
                 continue
             severities[i] = severity
-            messages[i] = line[close + 2 :]
+            message = line[close + 2 :]
+            messages[i] = message if message.isascii() else without_surrogates(message)
             attributes[i] = {}
             settle_parts(batch, i, start + int(milliseconds) * 1_000_000, 1000)
         return others
@@ -378,18 +382,15 @@ class Parser:
     def _decode(self, texts: list[str]) -> list[Any]:
         # Each text begins with { and ends with }, so it is at least one value; as many values as texts is one each.
         try:
-            docs = self._decoder.decode_lines("\n".join(texts))
-            if len(docs) == len(texts):
-                return docs
+            docs: list[Any] = self._decoder.decode_lines("\n".join(texts))
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            pass
-        return [self._decode_one(text) for text in texts]
-
-    def _decode_one(self, text: str) -> dict[str, Any] | None:
-        try:
-            return self._decoder.decode(text)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
-            return None  # the reader mends it or takes it as plain
+            docs = []
+        if len(docs) != len(texts):
+            return list(map(decode_object, texts))  # what is None the exact reader mends, or takes as plain
+        for place, text in enumerate(texts):
+            if may_be_deep(text) and is_deep(docs[place]):
+                docs[place] = decode_object(text)
+        return docs
 
     @staticmethod
     def _message_text(doc: dict[str, Any], key: str, message: Any, line: str) -> str:

@@ -56,7 +56,7 @@ class Clocks:
     """Reads times in text. Keeps what it read, because neighbouring lines share their second."""
 
     def __init__(self) -> None:
-        #: Nanoseconds at the start of ``YYYY-MM-DDTHH:MM:SS`` and of an access log's ``[DD/Mon/YYYY:HH:MM:SS+ZZZZ]``.
+        #: Nanoseconds at the start of ``YYYY-MM-DDTHH:MM:SS`` and of an access log's ``DD/Mon/YYYY:HH:MM:SS+ZZZZ``.
         self.starts: dict[str, int] = {}
 
     def second(self, text: str) -> int | None:
@@ -67,11 +67,11 @@ class Clocks:
         return self._keep(text, moment.ns)
 
     def access(self, text: str) -> int | None:
-        """Give the nanoseconds of an access log's ``DD/Mon/YYYY:HH:MM:SS +ZZZZ``, space and brackets optional."""
+        """Give the nanoseconds of an access log's ``DD/Mon/YYYY:HH:MM:SS +ZZZZ``, the space optional."""
         found = self.starts.get(text)
         if found is not None:
             return found
-        match = _CLF.fullmatch(text.strip("[]"))
+        match = _CLF.fullmatch(text)
         if match is None:
             return None
         day, month, year, hour, minute, second, sign, zone_hours, zone_minutes = match.groups()
@@ -82,6 +82,10 @@ class Clocks:
             return None
         seconds = (moment - _EPOCH) // timedelta(seconds=1) - (offset if sign == "+" else -offset)
         return self._keep(text, seconds * SECOND) if 0 < seconds < _END else None
+
+    def bracketed(self, text: str) -> int | None:
+        """Give the same of ``[DD/Mon/YYYY:HH:MM:SS+ZZZZ]``."""
+        return self.access(text[1:-1]) if text[:1] == "[" and text[-1:] == "]" else None
 
     def iso(self, text: str) -> Moment | None:
         """Read ISO 8601 and its relatives: space for T, comma or point, slashes, Z, +02:00, +0200, UTC or no zone."""

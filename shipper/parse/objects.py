@@ -1,0 +1,84 @@
+"""JSON objects that stand on a line, decoded to a bounded depth.
+
+Whoever walks over what was decoded, sinks among them, may do so by recursion: nothing is nested deeper than
+`MAX_DEPTH`. What stands deeper stays JSON text. How deep the interpreter's stack is at the moment decides nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+#: Levels of objects and lists that are decoded; the object itself is the first. At least DEPTH of native.h and one.
+MAX_DEPTH: Final = 64
+
+#: A string (to the end of the text, if it does not end), or a bracket.
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
+_ESCAPE = re.compile(r"\\(?:u00([2-7][0-9a-fA-F])|(.))", re.DOTALL)
+_OPENERS: Final = ("[", "{")
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+def decode_object(text: str) -> dict[str, Any] | None:
+    """Decode a JSON object; ``None`` if the text is none, or is one that JSON of ours could not carry (NaN)."""
+    try:
+        found = _decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        if not may_be_deep(text):
+            return None
+    else:
+        if not may_be_deep(text) or not is_deep(found):
+            return found
+    try:
+        return _decode(_flattened(text))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None  # what is too deep even so has a bracket that is not closed, so it is no JSON
+
+
+def may_be_deep(text: str) -> bool:
+    """Tell whether a text has brackets enough to be nested too deep: cheap, and true of every text that is."""
+    return text.count("{") + text.count("[") > MAX_DEPTH
+
+
+def is_deep(value: Any) -> bool:
+    """Tell whether a decoded value is nested deeper than `MAX_DEPTH`."""
+    level = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _flattened(text: str) -> str:
+    """Put each value that is too deep into a JSON string. Whether such a value is JSON itself is not looked at."""
+    pieces: list[str] = []
+    done = depth = begin = 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in _OPENERS:
+            depth += 1
+            if depth == MAX_DEPTH + 1:
+                begin = token.start()
+        elif token[0][0] != '"':
+            if depth == MAX_DEPTH + 1:
+                inner = _ESCAPE.sub(_unescaped, text[begin : token.end()])
+                pieces += text[done:begin], msgspec.json.encode(inner).decode()
+                done = token.end()
+            depth -= 1
+    return "".join([*pieces, text[done:]])
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    # Plain characters as themselves, so that whoever looks for one in the text finds it. The JSON means the same.
+    if match[1]:
+        character = chr(int(match[1], 16))
+        return match[0] if character in '"\\\x7f' else character
+    return "/" if match[2] == "/" else match[0]
