@@ -27,6 +27,7 @@ import msgspec
 from shipper.errors import ConfigError
 from shipper.reader import Condition, Term
 from shipper.record import LEVELS, SEVERITIES, Batch, Record, Resource
+from shipper.routing.pattern import Pattern, PatternError
 
 #: Parentheses and negations deeper than this are refused, so that a hostile text cannot exhaust the stack.
 MAX_DEPTH = 64
@@ -71,6 +72,11 @@ def compile_condition(text: str) -> Condition:
     return _Parser(text).parse()
 
 
+def expressions_of(text: str) -> tuple[str, ...]:
+    """Give the regular expressions in a condition. Raises ConfigError."""
+    return _Parser(text).parse().expressions()
+
+
 def compile_all(texts: Sequence[str]) -> Condition:
     """Compile several conditions that must all hold. Columns in errors count from each text's own start."""
     nodes = [node for node in (_Parser(text).parse() for text in texts) if not isinstance(node, _All)]
@@ -90,6 +96,10 @@ class _Node(Condition):
 
     def indexes(self, batch: Batch) -> list[int]:
         return self.among(batch, range(len(batch)))
+
+    def expressions(self) -> tuple[str, ...]:
+        """Give the regular expressions in it."""
+        return ()
 
 
 class _All(_Node):
@@ -121,6 +131,9 @@ class _And(_Node):
     def conjuncts(self) -> tuple[Term, ...]:
         return self._terms
 
+    def expressions(self) -> tuple[str, ...]:
+        return tuple(source for node in self._nodes for source in node.expressions())
+
 
 class _Or(_Node):
     def __init__(self, nodes: Sequence[_Node]) -> None:
@@ -140,6 +153,9 @@ class _Or(_Node):
             left = [row for row in rows if row not in hits]
         return sorted(hits)
 
+    def expressions(self) -> tuple[str, ...]:
+        return tuple(source for node in self._nodes for source in node.expressions())
+
 
 class _Not(_Node):
     def __init__(self, node: _Node) -> None:
@@ -152,6 +168,9 @@ class _Not(_Node):
     def among(self, batch: Batch, rows: Sequence[int]) -> list[int]:
         hits = set(self._node.among(batch, rows))
         return [row for row in rows if row not in hits]
+
+    def expressions(self) -> tuple[str, ...]:
+        return self._node.expressions()
 
 
 class _Level(_Node):
@@ -255,6 +274,9 @@ class _FieldTest(_Node):
     def conjuncts(self) -> tuple[Term, ...]:
         return (self._term,)
 
+    def expressions(self) -> tuple[str, ...]:
+        return self._term.values if self._term.op in {"regex", "iregex"} else ()
+
     def _attribute(self, attributes: dict[str, Any], resource: Resource) -> str:
         name = self._term.field
         value = attributes.get(name)
@@ -265,6 +287,25 @@ class _FieldTest(_Node):
         if value is None:
             return resource.attributes.get(name, "")
         return value if type(value) is str else attribute_text(value)
+
+
+def _glob(pattern: str) -> Callable[[str], bool]:
+    first, *middle, last = pattern.split("*")
+    least = len(pattern) - len(middle) - 1
+
+    def test(text: str) -> bool:
+        if len(text) < least or not text.startswith(first) or not text.endswith(last):
+            return False
+        at, end = len(first), len(text) - len(last)
+        for part in middle:
+            # The first place where a part is found is as good as any later one.
+            at = text.find(part, at, end)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    return test
 
 
 def attribute_text(value: Any) -> str:
@@ -439,11 +480,7 @@ class _Parser:
             nodes = [self._compare(field, bound, v, at) for bound, v, at in bounds if v]
             return nodes[0] if len(nodes) == 1 else _And(nodes)
         if "*" in value:
-            first, *middle, last = map(re.escape, value.split("*"))
-            # Atomic groups: the first place where a part is found is as good as any later one.
-            atoms = "".join(f"(?>.*?{part})" for part in middle)
-            pattern = re.compile(f"{first}{atoms}.*{last}", re.DOTALL)
-            return _FieldTest(Term(field, "glob", (value,)), lambda found: pattern.fullmatch(found) is not None)
+            return _FieldTest(Term(field, "glob", (value,)), _glob(value))
         return self._compare(field, op, value, start)
 
     def _compare(self, field: str, op: str, value: str, at: int) -> _Node:
@@ -495,14 +532,11 @@ class _Parser:
         self._at = match.end()
         source = match[1].replace("\\/", "/")
         try:
-            pattern = re.compile(source, re.IGNORECASE if match[2] else 0)
-        except re.error as error:
-            position = start + 2 + (error.pos or 0)
-            raise ConfigError(f"bad regular expression (column {position}); {error.msg}") from error
-        return _FieldTest(
-            Term(field, "iregex" if match[2] else "regex", (source,)),
-            lambda found: pattern.search(found) is not None,
-        )
+            pattern = Pattern(source, ignore_case=bool(match[2]))
+        except PatternError as error:
+            position = start + 2 + error.position
+            raise ConfigError(f"bad regular expression (column {position}); {error}") from error
+        return _FieldTest(Term(field, "iregex" if match[2] else "regex", (source,)), pattern.search)
 
     def _string(self) -> str:
         start = self._at

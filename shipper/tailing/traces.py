@@ -34,25 +34,25 @@ _ERROR_HEAD = re.compile(r"(?:Error|Exception|Throwable)(?: \[[\w$.-]+\])?(?::|\
 _CAUSE_HEAD = re.compile(r"(?:Caused by|Uncaught|Unhandled rejection)[: ]|Exception in thread ")
 _CODE_HEAD = re.compile(r"(?:file://|node:|/|[A-Za-z]:\\)\S*:\d+$|\S+\.[cm]?[jt]sx?:\d+$")
 _GO_HEAD = re.compile(r"(?:\d{4}/\d\d/\d\d \d\d:\d\d:\d\d(?:\.\d+)? )?(?:panic: |fatal error: |http: panic serving )")
-_GOROUTINE = re.compile(r"goroutine \d+ (?:gp=\S+ )?.*\[.*\]:$")
+_GOROUTINE = re.compile(r"goroutine \d+ [^\[\n]*+\[.*\]:$")
 _FRAME = re.compile(
-    r"\s+(?:eval )?at \S"
-    r"|\s*\.\.\. \d+ (?:more|common frames omitted|lines matching cause stack trace)"
-    r"|\s+--- End of inner exception stack trace ---$"
+    r"\s++(?:eval )?at \S"
+    r"|\s*+\.\.\. \d+ (?:more|common frames omitted|lines matching cause stack trace)"
+    r"|\s++--- End of inner exception stack trace ---$"
     r"|--- End of stack trace from previous location where exception was thrown ---$"
-    r"|\s*\[CIRCULAR REFERENCE:"
+    r"|\s*+\[CIRCULAR REFERENCE:"
 )
 _CAUSE = re.compile(
-    r"\s*(?:Caused by|Suppressed|Wrapped by): |\s*nested exception is:|Thrown at:$|Emitted '[^']*' event "
+    r"\s*+(?:Caused by|Suppressed|Wrapped by): |\s*+nested exception is:|Thrown at:$|Emitted '[^']*' event "
 )
-_CARET = re.compile(r"\s*\^+\s*$")
-_PYTHON_LAST = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*(?::(?: |$)|$)")
+_CARET = re.compile(r"\s*+\^++\s*+$")
+_PYTHON_LAST = re.compile(r"[^\W\d]\w*+(?:\.[^\W\d]\w*+)*+(?::(?: |$)|$)")
 _PYTHON_CHAIN = re.compile(
     r"During handling of the above exception, another exception occurred:$"
     r"|The above exception was the direct cause of the following exception:$"
 )
 _PYTHON_HEAD: Final = "Traceback (most recent call last):"
-_GO_CALL = re.compile(r"[^\s(][^\s]*\(.*\)$|created by \S|\.\.\.additional frames elided\.\.\.|\.\.\.\d+ frames elided")
+_GO_CALL = re.compile(r"[^\s(]++\(.*\)$|created by \S|\.\.\.additional frames elided\.\.\.|\.\.\.\d+ frames elided")
 _GO_NEXT = re.compile(r"\[signal |\[recovered\]|runtime(?:: | stack:)|panic: |exit status \d+$|goroutine ")
 _FALLBACK_HEAD = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:[.,]\d{1,9})?(?:Z|[+-]\d\d:?\d\d)? \[\w+\]")
 
