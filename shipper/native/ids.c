@@ -12,9 +12,11 @@ sixteen_bytes(PyObject *number, unsigned char *to)
     if (!PyLong_Check(number))
         return -1;
 #if PY_VERSION_HEX >= 0x030D0000
-    return PyLong_AsNativeBytes(number, to, 16,
-                                Py_ASNATIVEBYTES_BIG_ENDIAN | Py_ASNATIVEBYTES_UNSIGNED_BUFFER |
-                                    Py_ASNATIVEBYTES_REJECT_NEGATIVE) > 16 ? -1 : 0;
+    /* How many bytes it would need, or -1 with an exception for a negative number. */
+    Py_ssize_t needed = PyLong_AsNativeBytes(number, to, 16,
+                                             Py_ASNATIVEBYTES_BIG_ENDIAN | Py_ASNATIVEBYTES_UNSIGNED_BUFFER |
+                                                 Py_ASNATIVEBYTES_REJECT_NEGATIVE);
+    return needed < 0 || needed > 16 ? -1 : 0;
 #else
     return _PyLong_AsByteArray((PyLongObject *)number, to, 16, 0, 0);
 #endif
