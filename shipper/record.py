@@ -268,10 +268,7 @@ def pick(column: list[T], rows: Sequence[int]) -> list[T]:
     """Give the items of a column at some rows."""
     if isinstance(rows, range) and rows.step == 1 and 0 <= rows.start <= rows.stop <= len(column):
         return column[rows.start : rows.stop]
-    picked: list[T] | None = None
-    if compiled is not None and isinstance(rows, list):
-        picked = compiled.pick(column, rows)
-    return list(map(column.__getitem__, rows)) if picked is None else picked
+    return [column[row] for row in rows]
 
 
 def _flat(lists: list[list[T]]) -> list[T]:

@@ -130,11 +130,8 @@ class Rows(msgspec.Struct):
     @property
     def created(self) -> list[str]:
         """The column ``created_at``."""
-        block = render([(Kind.CREATED, self.times)], 0, len(self.times))
-        if compiled is None:
-            return [block[start : start + _CREATED].decode() for start in range(0, len(block), _CREATED)]
-        texts: list[str] = compiled.slices(block, _CREATED)
-        return texts
+        text = render([(Kind.CREATED, self.times)], 0, len(self.times)).decode()
+        return [text[start : start + _CREATED] for start in range(0, len(text), _CREATED)]
 
     def clean(self) -> Rows:
         """Make rows without lone surrogates, which neither UTF-8 nor the backends can hold."""
@@ -213,8 +210,7 @@ class Mapping:
             _second(time // 1_000_000_000)
         if ascends:
             return range(len(times))
-        found = None if compiled is None else compiled.time_order(times)
-        order, ties = _time_order(times) if found is None else found
+        order, ties = _time_order(times)
         return _without_ties(order, ties, batch) if ties else order
 
     def rows(self, batch: Batch, order: Sequence[int]) -> Rows:
@@ -298,8 +294,7 @@ class Mapping:
             different = set(each)
             if len(different) < 20:
                 by_mark = {mark: self._marker_texts(key, mark) for mark in different}
-                found = None if compiled is None else compiled.by_remainder(times, by_mark, each)
-                return found or [by_mark[mark][time % 1000] for time, mark in zip(times, each, strict=True)]
+                return [by_mark[mark][time % 1000] for time, mark in zip(times, each, strict=True)]
         texts = [f"{time % 1000},{one.key}{mark}" for time, one, mark in zip(times, shared, each, strict=True)]
         return [None if text == "0," else text for text in texts]
 

@@ -1,68 +1,6 @@
-/* Records as rows of a table: the twins are `order` and `_divided_purely` of `sinks._sql.Mapping`. */
+/* Records as rows of a table: the twin is `_divided_purely` of `sinks._sql.Mapping`. */
 
 #include "native.h"
-
-typedef struct {
-    int64_t time;
-    Py_ssize_t index;
-} Place;
-
-/* Equal times stay in the order they came in. */
-static int
-compare_places(const void *a, const void *b)
-{
-    const Place *one = a, *other = b;
-    if (one->time != other->time)
-        return one->time < other->time ? -1 : 1;
-    return one->index < other->index ? -1 : 1;
-}
-
-PyDoc_STRVAR(time_order_doc,
-"time_order(times)\n--\n\n"
-"Give the indexes of times in their order, and the places there whose time is that of the next. None if one is beyond\n"
-"64 bits.");
-
-static PyObject *
-time_order(PyObject *module, PyObject *times)
-{
-    if (!PyList_CheckExact(times)) {
-        PyErr_SetString(PyExc_TypeError, "time_order takes a list");
-        return NULL;
-    }
-    Py_ssize_t count = PyList_GET_SIZE(times);
-    PyObject *result = NULL, *order = PyList_New(count), *ties = PyList_New(0);
-    Place *places = PyMem_Malloc((count + 1) * sizeof *places);
-    if (places == NULL || order == NULL || ties == NULL)
-        goto done;
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *time = PyList_GET_ITEM(times, i);
-        int overflow = 1;
-        if (PyLong_Check(time))
-            places[i].time = PyLong_AsLongLongAndOverflow(time, &overflow);
-        places[i].index = i;
-        if (overflow) {
-            result = Py_NewRef(Py_None);
-            goto done;
-        }
-    }
-    qsort(places, count, sizeof *places, compare_places);
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PyObject *index = PyLong_FromSsize_t(places[i].index);
-        if (index == NULL)
-            goto done;
-        PyList_SET_ITEM(order, i, index);
-        if (i + 1 < count && places[i].time == places[i + 1].time && append_index(ties, i) < 0)
-            goto done;
-    }
-    result = PyTuple_Pack(2, order, ties);
-done:
-    if (result == NULL && !PyErr_Occurred())
-        PyErr_NoMemory();
-    PyMem_Free(places);
-    Py_XDECREF(order);
-    Py_XDECREF(ties);
-    return result;
-}
 
 /* Columns that attributes may have of their own, and marks that are kept to be given again. */
 #define COLUMNS 32
@@ -368,7 +306,6 @@ done:
 }
 
 PyMethodDef row_methods[] = {
-    {"time_order", time_order, METH_O, time_order_doc},
     {"divide", (PyCFunction)(void (*)(void))divide, METH_FASTCALL, divide_doc},
     {NULL, NULL, 0, NULL},
 };

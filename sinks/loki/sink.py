@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from shipper.clock import SystemClock
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
-from shipper.native import compiled
 from shipper.record import pick
 from shipper.render import lengths, span
 from shipper.sink import Finding, Limits, Sink, SinkConfig
@@ -435,13 +434,9 @@ def _group_rows(batch: Batch, rows: Sequence[int]) -> Iterator[list[int]]:
         keys = [32 * numbers.setdefault(resource, len(numbers)) for resource in resources]
         if severities is not None:
             keys = list(map(add, keys, severities))
-    groups: dict[int, list[int]] | None = None
-    if compiled is not None and isinstance(rows, range) and len(rows) == len(keys):
-        groups = compiled.places(keys)
-    if groups is None:
-        groups = defaultdict(list)
-        for row in rows:
-            groups[keys[row]].append(row)
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row in rows:
+        groups[keys[row]].append(row)
     yield from groups.values()
 
 

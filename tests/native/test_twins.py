@@ -19,7 +19,7 @@ from shipper import render as columns
 from shipper.native import CHOSEN, WHY_PURE, compiled
 from shipper.parse import Parser, parser
 from shipper.parse.levels import KNOWN
-from shipper.record import Batch, Resource, make_ids, pick
+from shipper.record import Batch, Resource, make_ids
 from shipper.render import Kind
 from shipper.tailing.container import Container
 from shipper.tailing.dockerjson import DockerLines
@@ -216,34 +216,6 @@ def test_hashes_beyond_128_bits_are_declined_without_a_trace(number: int) -> Non
     assert compiled.make_ids([0, 0], [2**128 - 1, number]) is None
 
 
-# Markers and times of rows
-
-
-@EXAMPLES
-@given(st.lists(st.tuples(NUMBERS, st.sampled_from(["", "a", "b"])), max_size=5))
-def test_by_remainder(pairs: list[tuple[int, str]]) -> None:
-    numbers, names = [number for number, _ in pairs], [name for _, name in pairs]
-    lists = {"": [None, "x"], "a": list(map(str, range(1000)))}
-    found = compiled.by_remainder(numbers, lists, names)
-    plain = all(0 <= number < 2**63 and name in lists for number, name in pairs)
-    assert found == ([lists[name][number % len(lists[name])] for number, name in pairs] if plain else None)
-
-
-@EXAMPLES
-@given(st.binary(max_size=60).map(lambda text: bytes(byte & 127 for byte in text)), st.integers(1, 27))
-def test_slices(text: bytes, width: int) -> None:
-    assert compiled.slices(text, width) == [
-        text[start : start + width].decode() for start in range(0, len(text), width)
-    ]
-
-
-def test_slices_of_no_ascii_or_of_no_width_are_refused() -> None:
-    with pytest.raises(UnicodeDecodeError):
-        compiled.slices("ä".encode(), 2)
-    with pytest.raises(ValueError, match="width"):
-        compiled.slices(b"a", 0)
-
-
 # What is to be known of a column
 
 
@@ -261,43 +233,6 @@ def test_span(numbers: list[int]) -> None:
 def test_lengths(texts: list[str]) -> None:
     assert compiled.lengths(texts) == (max(map(len, texts), default=0), sum(map(len, texts)))
     assert compiled.lengths([*texts, b"x"]) is None
-
-
-@EXAMPLES
-@given(st.lists(st.integers(1, 4) | st.integers(1000, 1003), max_size=12))
-def test_places(items: list[int]) -> None:
-    found = compiled.places(items)
-    assert list(found) == list(dict.fromkeys(items))
-    assert found == {item: [place for place, other in enumerate(items) if other == item] for item in items}
-
-
-def test_places_of_what_has_no_hash_are_refused() -> None:
-    with pytest.raises(TypeError, match="unhashable"):
-        compiled.places([1, []])
-
-
-# Picking
-
-
-@EXAMPLES
-@given(st.lists(st.text(max_size=2), max_size=6), st.lists(st.integers(-7, 7) | st.just(2**70), max_size=6))
-def test_pick(column: list[str], rows: list[int]) -> None:
-    found = compiled.pick(column, rows)
-    if found is None:
-        assert any(not 0 <= row < len(column) for row in rows)
-    else:
-        assert found == [column[row] for row in rows]
-
-
-@pytest.mark.parametrize("rows", [[2, 0, 2], [], range(3), range(1, 2), range(2, -1, -1), (1, 0), [-1]])
-def test_columns_are_picked_from_by_any_rows(rows: Any) -> None:
-    assert pick(["a", "b", "c"], rows) == [["a", "b", "c"][row] for row in rows]
-
-
-@pytest.mark.parametrize("rows", [[3], range(4), range(2, 4)])
-def test_a_row_that_is_not_there_is_a_fault(rows: Any) -> None:
-    with pytest.raises(IndexError):
-        pick(["a", "b", "c"], rows)
 
 
 # Rendering
