@@ -1,7 +1,9 @@
 /* XXH3 of 128 bits with a seed: the twin is `xxhash.xxh3_128_intdigest`, of which one call takes longer than the hash.
  *
  * After XXH3 of xxHash 0.8 by Yann Collet (BSD 2-Clause). Lines of fewer than 17 bytes have no hash here; a line of
- * Docker's has more. */
+ * Docker's has more. His own header would be better, but no package that is fit for a build brings it: the package xxhash
+ * has it in its source distribution alone, and pyarrow, which installs a copy, is 55 MB. So tests/native/test_hash.py holds
+ * this to that package, for every class of lengths. */
 
 #include "native.h"
 

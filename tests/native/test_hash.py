@@ -75,9 +75,7 @@ def test_every_length_has_the_hash_of_its_author(ours: Hashing, seed: int) -> No
 
 @pytest.mark.parametrize("byte", [0, 255])
 def test_bytes_that_are_all_the_same(ours: Hashing, byte: int) -> None:
-    wrong = [
-        size for size in LENGTHS if ours(bytes([byte]) * size, 7) != xxh3_128_intdigest(bytes([byte]) * size, 7)
-    ]
+    wrong = [size for size in LENGTHS if ours(bytes([byte]) * size, 7) != xxh3_128_intdigest(bytes([byte]) * size, 7)]
     assert not wrong
 
 
