@@ -13,6 +13,8 @@ ARGS :=
 # Tests that run at a time: many of them wait, for a server, a rotation or a deadline.
 WORKERS := 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+# The oldest and the newest that pyproject.toml names; compiled forms are tested with both.
+PYTHONS := 3.11 3.15
 # Where compiled forms have Python twins, without what takes long and is the same in both forms.
 TWINS := -m "not slow and not mariadb and not docker" -k "not test_limits and not cluster and not kill" \
 	tests/parse tests/sources tests/sinks
@@ -29,6 +31,7 @@ demo: $(BASE) ## Ship the sample logs into an SQLite database and show them, wit
 test: $(DEVELOPMENT) ## Run every test, with a real MariaDB and a real Docker engine; then what has two forms, in pure Python.
 	@sh tests/setup.sh
 	$(PYTEST) $(ARGS)
+	$(if $(ARGS),,@sh tests/pythons.sh $(BIN)/python $(PYTHONS))
 	$(if $(ARGS),,SHIPPER_PURE=1 $(PYTEST) $(TWINS))
 
 check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, generated docs in step.

@@ -8,6 +8,9 @@
 #   tests/setup.sh compiler PYTHON
 #                               a C compiler and the headers of that Python, for the compiled form of shipper; where they
 #                               cannot be had, nothing fails
+#   tests/setup.sh python VERSION DIR
+#                               a virtual environment with Python VERSION, as 3.14, and what tests/native needs; a Python
+#                               that this machine lacks is taken out of Debian's packages, and nothing is installed
 set -eu
 
 has() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ]; }
@@ -75,6 +78,79 @@ END
     echo "going on without: shipper is built in its pure Python form, which does the same and is slower" >&2
 }
 
+# Packages of another Debian, which has what this one lacks: apt's options for its lists, kept in a directory of the work.
+# It must be the directory that one is in, and its path be without spaces.
+other_debian() {
+    work=$1 suite=$2
+    codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
+    mkdir -p "$work/lists/partial" "$work/sources" "$work/archives/partial"
+    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
+        [ ! -f "$file" ] || sed "s/$codename/$suite/g" "$file" >"$work/sources/${file##*/}"
+    done
+    : >"$work/status"
+    other="-o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts=$work/sources -o Dir::State::lists=$work/lists
+        -o Dir::State::status=$work/status -o Dir::Cache::archives=$work/archives -o Dir::Cache::pkgcache=
+        -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root"
+}
+
+# A Python of a later Debian, in a directory of its own. Its C library is newer than this machine's, so it is started by the
+# loader that belongs to it, under the name that it was called by: it finds its virtual environment by that.
+make_private_python() (
+    version=$1 root=$2
+    case $version in 3.11) suite=bookworm ;; 3.13) suite=trixie ;; *) suite=forky ;; esac
+    if [ "$(id -u)" -ne 0 ] || ! has apt-get; then
+        echo "there is no python$version here; as root on Debian, $0 gets one" >&2
+        return 1
+    fi
+    echo "getting Python $version"
+    mkdir -p "${root%/*}"
+    work=$(mktemp -d)
+    new=$(mktemp -d "$root.XXXXXX")
+    trap 'rm -rf "$work" "$new"' EXIT
+    trap 'exit 1' HUP INT TERM
+    cd "$work"
+    other_debian "$work" "$suite"
+    # Its headers alone, without those of the C library that they would bring: this machine's compiler has its own.
+    # shellcheck disable=SC2086 # options
+    if ! { apt-get $other update && apt-get $other download "libpython$version-dev" &&
+        apt-get $other install -y --download-only --no-install-recommends "python$version-venv"; } </dev/null >log 2>&1; then
+        tail -n 20 log >&2
+        echo "could not get Python $version: the lines above are apt-get's own" >&2
+        return 1
+    fi
+    for package in *.deb archives/*.deb; do dpkg -x "$package" "$new"; done
+    loader=$(cd "$new" && ls -d lib/*/ld-linux*.so.* usr/lib/*/ld-linux*.so.* 2>/dev/null | head -n 1)
+    machine=$(basename "${loader%/*}")
+    cat >"$new/usr/bin/python" <<END
+#!/bin/sh
+exec $root/$loader --argv0 "\$0" --library-path $root/lib/$machine:$root/usr/lib/$machine $root/usr/bin/python$version "\$@"
+END
+    # Its headers name a file of theirs by that path from /usr/include.
+    ln -s "../$machine" "$new/usr/include/python$version/$machine"
+    chmod 755 "$new" "$new/usr/bin/python"
+    rm -rf "$root"
+    mv -T "$new" "$root"
+)
+
+make_python() {
+    version=$1 directory=$2 python=$2/bin/python
+    if "python$version" -c 'import ensurepip' 2>/dev/null; then
+        "python$version" -m venv --clear "$directory"
+        set -- "$python" -m pip
+    else
+        root=/var/cache/shipper-tests/python$version
+        "$root/usr/bin/python" -c 'import ensurepip' 2>/dev/null || make_private_python "$version" "$root" || return 1
+        # Debian's own would look for pip in /usr, where this machine's is.
+        "$root/usr/bin/python" -m venv --clear --without-pip "$directory"
+        set -- "$python" "$(ls "$root"/usr/share/python-wheels/pip-*.whl)/pip"
+    fi
+    make_compiler "$python"
+    # With all that shipper needs, it would be minutes: not every library has built wheels for the newest Python.
+    set -- "$@" install --quiet --disable-pip-version-check --root-user-action ignore
+    "$@" hypothesis msgspec pymysql pytest pytest-randomly pytest-timeout xxhash &&
+        SHIPPER_REQUIRE_COMPILED=1 "$@" --no-deps --editable .
+}
+
 # The Debian that tests boot, run commands in, or make an image of. They never write into it: each lays an overlay over
 # it. Its file .packages is the last thing that is made: a tree without it, or with another list, is made anew.
 tree=/var/cache/shipper-tests/debian-bookworm
@@ -119,14 +195,10 @@ make_compose() (
     echo "getting docker compose"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    mkdir "$work/lists" "$work/sources"
-    for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources; do
-        [ ! -f "$file" ] || sed 's/bookworm/trixie/g' "$file" >"$work/sources/${file##*/}"
-    done
     cd "$work"
-    set -- -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$work/sources" -o "Dir::State::lists=$work/lists" \
-        -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root
-    if ! { apt-get "$@" update && apt-get "$@" download docker-compose && dpkg -x docker-compose_*.deb files; } \
+    other_debian "$work" trixie
+    # shellcheck disable=SC2086 # options
+    if ! { apt-get $other update && apt-get $other download docker-compose && dpkg -x docker-compose_*.deb files; } \
         </dev/null >log 2>&1; then
         tail -n 20 log >&2
         echo "could not get docker compose: the lines above are apt-get's own" >&2
@@ -148,6 +220,11 @@ fi
 
 if [ "${1:-}" = compiler ]; then
     make_compiler "$2"
+    exit
+fi
+
+if [ "${1:-}" = python ]; then
+    make_python "$2" "$3"
     exit
 fi
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -262,6 +263,37 @@ def test_a_machine_with_a_compiler_is_left_as_it_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def other_pythons(path: Path, *versions: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Ask for tests with other Pythons, of somebody who is not root, with a search path that has none."""
+    (path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (path / "id").chmod(0o755)
+    found = shutil.which("sh")
+    assert found is not None
+    (path / "sh").symlink_to(found)
+    return subprocess.run(
+        ["sh", str(ROOT / "tests/pythons.sh"), sys.executable, *versions],
+        capture_output=True, text=True, check=False, env={"PATH": str(path), **environment}, cwd=ROOT,
+    )  # fmt: skip
+
+
+def test_a_python_that_is_not_to_be_had_is_passed_over_and_told(tmp_path: Path) -> None:
+    done = other_pythons(tmp_path, "3.99")
+    assert done.returncode == 0
+    assert "there is no python3.99 here; as root on Debian, " in done.stderr
+    assert done.stderr.endswith("tests/native is not run with Python 3.99: the lines above say why\n")
+
+
+def test_in_ci_a_python_that_is_not_to_be_had_is_an_error(tmp_path: Path) -> None:
+    done = other_pythons(tmp_path, "3.99", CI="true")
+    assert done.returncode != 0
+    assert "there is no python3.99 here" in done.stderr
+
+
+def test_the_python_of_all_tests_needs_no_run_of_its_own(tmp_path: Path) -> None:
+    done = other_pythons(tmp_path, "{}.{}".format(*sys.version_info), CI="true")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., str]:
     """What make would do where everything has been installed."""
@@ -288,3 +320,12 @@ def test_the_suite_ends_with_the_python_twins_unless_it_is_narrowed(make: Callab
     assert last.startswith("SHIPPER_PURE=1 ")
     assert "tests/parse tests/sources tests/sinks" in last
     assert "SHIPPER_PURE" not in make("test", "ARGS=-k rotation")
+
+
+def test_the_compiled_form_is_tested_with_the_oldest_and_the_newest_python(make: Callable[..., str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = [name.rpartition(" ")[2] for name in project["classifiers"] if "Python :: 3." in name]
+    assert project["requires-python"] == f">={told[0]}"
+    (line,) = [line for line in make("test").splitlines() if "tests/pythons.sh" in line]
+    assert line.split()[-2:] == [told[0], told[-1]]
+    assert "pythons.sh" not in make("test", "ARGS=-k rotation")
