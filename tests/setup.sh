@@ -78,8 +78,9 @@ END
     echo "going on without: shipper is built in its pure Python form, which does the same and is slower" >&2
 }
 
-# Packages of another Debian, which has what this one lacks: apt's options for its lists, kept in a directory of the work.
-# It must be the directory that one is in, and its path be without spaces.
+# Sets `other` to apt's options for the packages of another Debian, which has what this one lacks. All of it is kept in a
+# directory, whose path is absolute and without spaces.
+#   other_debian DIRECTORY SUITE
 other_debian() {
     work=$1 suite=$2
     codename=$(. /etc/os-release && echo "$VERSION_CODENAME")
