@@ -16,5 +16,5 @@ for version; do
         continue
     fi
     echo "tests/native with Python $version"
-    "$environment/bin/python" -m pytest -q -p no:cacheprovider tests/native tests/core/test_native.py
+    "$environment/bin/python" -m pytest -q -p no:cacheprovider tests/native
 done
