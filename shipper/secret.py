@@ -55,7 +55,10 @@ _PARAMETER = re.compile(r"(?<=[?&;#])([\w.~%+-]{1,64})=([^&#\s\"'<>]+)")
 # Each begins at the start of a word and looks at a bounded name, so that the whole takes time linear in the text.
 _HEADER = re.compile(r"""(?i)\b((?:proxy-)?authorization|(?:set-)?cookie)(["']?\s{0,4}[:=]\s{0,4})[^\r\n"']+""")
 _SCHEME = re.compile(r"(?i)\b(bearer|basic)\s{1,4}[A-Za-z0-9._~+/=-]{6,}")
-_ASSIGNS = re.compile(r"""(?<![\w-])([\w-]{1,64})["']?\s{0,4}[=:]\s{0,4}""")
+# After a colon our own messages go on with one of these words: ``password: needs username``.
+_ASSIGNS = re.compile(
+    r"""(?<![\w-])([\w-]{1,64})["']?\s{0,4}[=:](?! (?:expected|needs|give|is|are|must|cannot|no|a|the|would|key)\b)\s{0,4}"""
+)
 _VALUE = re.compile(r"""[\[({]{0,4}(?:\*\*\*|"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|[^\s,;&]+)""")
 #: Shorter values would mask words and numbers everywhere.
 _SHORTEST = 4

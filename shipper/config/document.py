@@ -335,7 +335,8 @@ class _Builder:
             what = "a NUL character" if found[0] == "\0" else "half of a character (a lone surrogate)"
             where = f", from {source!r}," if source is not None else ""
             self._problems.add("E-CFG-VALUE", place, f"{what}{where} cannot be in a value; remove it")
-            return Node(*place, "", source=source)
+            # Without it the value may do, and nothing else is told of a mistake that is told already.
+            return Node(*place, _UNUSABLE.sub("", filled) or "?", source=source)
         if event.style or event.tag in {_TAG + "str", "!"} or "$" in text:
             return Node(*place, filled, source=source)
         return Node(*place, resolve(text))

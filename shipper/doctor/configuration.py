@@ -12,7 +12,7 @@ import msgspec
 from shipper.config.loader import fingerprint
 from shipper.doctor.host import present
 from shipper.doctor.result import CheckResult, fail, ok, several, warn
-from shipper.secret import is_secret
+from shipper.secret import is_secret, is_secret_stem, secret_values
 from shipper.units import counted, format_duration
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Where engines mount secrets for the one container; nobody else sees them, though their mode says so.
 _MOUNTED_SECRETS = "/run/secrets/"
+#: Shorter ones are found in everything.
+_SHORTEST = 4
 
 
 def refused(error: ConfigError) -> Iterator[CheckResult]:
@@ -44,12 +46,12 @@ def results(config: Config, host: Host) -> Iterator[CheckResult]:
 def _secrets(config: Config) -> CheckResult:
     open_files = []
     path = config.path
-    if path is not None and path.is_file() and path.stat().st_mode & 0o004 and _has_literal_secret(path):
+    if path is not None and path.is_file() and path.stat().st_mode & 0o004 and _has_literal_secret(config, path):
         open_files.append(str(path))
-    for section in config.sinks.values():
+    for section in (*config.sinks.values(), *config.sources.values(), *config.transforms.values()):
         for field in msgspec.structs.fields(type(section)):
             value = str(getattr(section, field.name) or "")
-            if not field.name.endswith("_file") or not is_secret(field.name.removesuffix("_file")) or not value:
+            if not field.name.endswith("_file") or not is_secret_stem(section, field.name[:-5]) or not value:
                 continue
             found = Path(value)
             if not value.startswith(_MOUNTED_SECRETS) and found.is_file() and found.stat().st_mode & 0o004:
@@ -60,9 +62,11 @@ def _secrets(config: Config) -> CheckResult:
     return ok("D02", "nobody else can read them")
 
 
-def _has_literal_secret(path: Path) -> bool:
+def _has_literal_secret(config: Config, path: Path) -> bool:
     """Tell whether the file itself holds a secret, and not only the name of a variable or of a file."""
     from shipper.config.document import Problems, parse  # noqa: PLC0415 - only for files that everyone can read
+
+    secrets = [value for value in secret_values(config) if len(value) >= _SHORTEST]
 
     def is_literal_secret(node: Node) -> bool:
         if isinstance(node.value, list):
@@ -72,7 +76,8 @@ def _has_literal_secret(path: Path) -> bool:
                 is_literal_secret(child) or (is_secret(key) and isinstance(child.value, str) and child.source is None)
                 for key, child in node.value.items()
             )
-        return False
+        text = str(node.value) if node.source is None else node.source
+        return any(secret in text for secret in secrets)
 
     root = parse(path.read_text(encoding="utf-8-sig"), os.environ, Problems(str(path)))
     return root is not None and is_literal_secret(root)

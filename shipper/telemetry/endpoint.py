@@ -17,6 +17,7 @@ import msgspec
 
 from shipper.config.types import HttpConfig
 from shipper.errors import ConfigError, ShipperError
+from shipper.secret import masked_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,7 +62,9 @@ class Endpoint(msgspec.Struct, frozen=True):
             host, port = f"{host}:{port}", "80"
         name = host.removeprefix("[").removesuffix("]")
         if (sep and scheme != "http") or not name or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
-            raise ConfigError(f"{url!r} is not the address of a daemon; write one such as http://127.0.0.1:8687")
+            raise ConfigError(
+                f"{masked_url(url)!r} is not the address of a daemon; write one such as http://127.0.0.1:8687"
+            )
         return cls(name, int(port))
 
     @classmethod

@@ -167,6 +167,20 @@ def open_config(s: System) -> None:
     s.path.chmod(0o644)
 
 
+def open_config_with_a_secret_that_no_name_tells(s: System) -> None:
+    s.config["sinks"]["otlp"] = {"type": "otlp", "headers": {"X-Scope": "hunter2"}}
+    s.config["active"] = "db"
+    s.path.touch()
+    s.path.chmod(0o644)
+
+
+def open_salt(s: System) -> None:
+    salt = s.top / "salt"
+    salt.write_text("hunter2")
+    salt.chmod(0o644)
+    s.config["transforms"] = {"m": {"type": "redact", "rules": ["email"], "mode": "hash", "salt_file": str(salt)}}
+
+
 def open_secret(s: System) -> None:
     secret = s.top / "secret"
     secret.write_text("hunter2")
@@ -381,6 +395,8 @@ GID = 'add gid 4242: group_add: ["4242"]   (systemd: SupplementaryGroups=4242)'
 FAULTS: list[Any] = [
     Fault("D01", "fail", unknown_key, "unknown key 'pth'; did you mean 'path'?", "correct it, then: shipper check"),
     Fault("D02", "warn", open_config, "everyone on this machine can read the secrets in {top}/shipper.yaml", "chmod o= {top}/shipper.yaml"),
+    Fault("D02", "warn", open_config_with_a_secret_that_no_name_tells, "everyone on this machine can read the secrets in {top}/shipper.yaml", "chmod o= {top}/shipper.yaml"),
+    Fault("D02", "warn", open_salt, "{top}/salt", "chmod o= {top}/salt"),
     Fault("D02", "warn", open_secret, "{top}/secret", "chmod o= {top}/secret"),
     Fault("D03", "fail", failed_daemon, "reader failed: it ended", "restart the daemon, and report what its log says"),
     Fault("D03", "warn", silent_daemon, "process 41 holds the state directory but does not answer: connection refused", "set http.enabled to true and http.listen to a free address, then restart it"),
