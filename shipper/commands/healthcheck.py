@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import click
+import msgspec
 
 from shipper.commands.options import config_option, url_option
+
+
+class ComponentAnswer(msgspec.Struct):
+    """What /healthz says of one component."""
+
+    state: str
+    detail: str = ""
+
+
+class HealthAnswer(msgspec.Struct):
+    """What /healthz says."""
+
+    alive: bool = False
+    faults: list[str] = []
+    components: dict[str, ComponentAnswer] = {}
+
 
 _HELP = """Ask the running daemon whether it is alive. Exit 0 when it is, 1 when restarting it could help.
 
@@ -46,17 +62,21 @@ def command(*, path: Path, url: str | None, timeout: float) -> int:
     except SilentError as error:
         say(f"failed: {error}")
         return 1
-    alive = answer.body.get("alive") is True
-    say(_line(answer.body, alive=alive))
-    return 0 if alive else 1
+    try:
+        health = msgspec.convert(answer.body, HealthAnswer)
+    except msgspec.ValidationError as error:
+        say(f"failed: what answers at {endpoint} is not shipper, or not of this version: {error}")
+        return 1
+    say(_line(health))
+    return 0 if health.alive else 1
 
 
-def _line(state: dict[str, Any], *, alive: bool) -> str:
-    if not alive:
-        return f"failed: {'; '.join(map(str, state.get('faults') or ['the daemon says so and gives no reason']))}"
+def _line(health: HealthAnswer) -> str:
+    if not health.alive:
+        return f"failed: {'; '.join(health.faults or ['the daemon says so and gives no reason'])}"
     away = [
-        f"{name} is {item.get('state')}" + (f" ({item['detail']})" if item.get("detail") else "")
-        for name, item in state.get("components", {}).items()
-        if item.get("state") != "ok"
+        f"{name} is {item.state}" + (f" ({item.detail})" if item.detail else "")
+        for name, item in health.components.items()
+        if item.state != "ok"
     ]
     return f"ok; {'; '.join(away)}" if away else "ok"

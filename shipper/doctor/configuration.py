@@ -104,7 +104,7 @@ def _reload(config: Config, host: Host) -> CheckResult:
     running, reload = host.status.config, f"kill -HUP {host.status.pid}"
     if not running.valid:
         return fail("D04", running.detail, f"correct the file, look with shipper check, then reload: {reload}")
-    if os.path.realpath(running.path) != os.path.realpath(config.path or ""):
+    if "\0" in running.path or os.path.realpath(running.path) != os.path.realpath(config.path or ""):
         return warn("D04", f"it runs {running.path}, not {config.path}", f"name its file: --config {running.path}")
     if running.hash != fingerprint(config.path):
         ago = format_duration(running.loaded_seconds)

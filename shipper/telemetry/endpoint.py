@@ -7,6 +7,7 @@ daemon runs on the configuration that it loaded, while somebody may be editing t
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import time
@@ -92,8 +93,12 @@ class Endpoint(msgspec.Struct, frozen=True):
             raise SilentError(f"no daemon answers at {self}: {error.strerror or error}") from error
         found = _STATUS.match(head)
         try:
-            body = json.loads(data) if found and _SERVER.search(head) else None
-        except ValueError:
+            body = (
+                json.loads(data, parse_float=_finite, parse_constant=_finite)
+                if found and _SERVER.search(head)
+                else None
+            )
+        except (ValueError, RecursionError):
             body = None
         if found is None or not isinstance(body, dict):
             raise SilentError(f"what answers at {self} is not shipper, or not of this version")
@@ -127,3 +132,10 @@ def _section(path: Path, environ: Mapping[str, str]) -> HttpConfig:
         return HttpConfig() if node is None or node.value is None else msgspec.convert(node.plain(), HttpConfig)
     except (OSError, ValueError, msgspec.ValidationError, TooManyProblems):
         return HttpConfig()
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no number of ours")
+    return number

@@ -16,6 +16,7 @@ its answer.
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 import socketserver
@@ -43,6 +44,8 @@ MAX_CLIENTS = 16
 GRACE = 0.03
 #: Seconds that a newcomer waits for room while all clients wait for us.
 ROOM = 0.5
+#: Seconds before a connection is looked at again for which there was no descriptor.
+PAUSE = 0.2
 
 log = get_logger("http")
 
@@ -164,6 +167,15 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._slots = threading.BoundedSemaphore(MAX_CLIENTS)
         super().__init__(where, socketserver.BaseRequestHandler)
 
+    def get_request(self) -> Any:
+        """Take the next connection; wait a little when there is no descriptor for it, for it stays the next."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in {errno.EMFILE, errno.ENFILE}:
+                time.sleep(PAUSE)
+            raise
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give the request a thread; the client that has kept us waiting longest makes room if there is none."""
         if not self._slots.acquire(blocking=False) and not self._make_room():
@@ -171,7 +183,11 @@ class Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
             self.shutdown_request(request)
             return
         self.waiting(request)
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started, so none gives the slot back
+            self._slots.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Serve the request; its slot is free afterwards."""

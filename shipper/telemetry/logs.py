@@ -264,6 +264,9 @@ class Log:
         for name in OURS:
             logging.getLogger(name).setLevel(level)
         root.handlers[:] = [handler]
+        # Python would print the exception that ends a thread as it is: with secrets, and with what a line says.
+        self._thread_hook = threading.excepthook
+        threading.excepthook = _log_end_of_thread
 
     def close(self) -> None:
         """Stop. Logging afterwards is what it was before."""
@@ -272,6 +275,8 @@ class Log:
             root.handlers[:] = self._other_handlers
         for name, level in self._before:
             logging.getLogger(name).setLevel(level)
+        if threading.excepthook is _log_end_of_thread:
+            threading.excepthook = self._thread_hook
         self.handler.close()
 
 
@@ -352,6 +357,12 @@ def _adopt_structlog() -> None:
         logger_factory=lambda *names: get_logger(str(names[0]) if names else "plugin"),
         cache_logger_on_first_use=False,
     )
+
+
+def _log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    if ended.exc_value is not None and not isinstance(ended.exc_value, SystemExit):
+        name = "" if ended.thread is None else ended.thread.name
+        get_logger("threads").error("a thread ended by a bug", thread=name, exc_info=ended.exc_value)
 
 
 def _exception(exc_info: Any) -> Any:

@@ -27,15 +27,15 @@ RAW = re.compile(
 EVIL = "x\x1b]0;t\x07\x1b[2J\x9b31m\x85\u202e\u2066\u200b\ufeff\u061c\r\x08\x7f\nFORGED √ D99 all is well\u2028FORGED"
 
 
-def evil_status() -> Status:
+def evil_status(evil: str = EVIL + "\0") -> Status:
     return Status(
-        version=EVIL, pid=7, uptime=1, state_dir=EVIL,
-        config=ConfigStatus(path=f"/c; rm -rf x{EVIL}", hash=EVIL, loaded_seconds=1, valid=False, detail=EVIL),
-        faults=[EVIL], troubles={EVIL: EVIL},
-        sources={EVIL: SourceStatus(state=EVIL, detail=EVIL)},
-        sinks={EVIL: SinkStatus(role=EVIL, state=EVIL, detail=EVIL, error=EVIL, attempts=1)},
-        waiting={f"{EVIL}2": Waiting(spill_bytes=1, spill_records=1)},
-        dropped_lines={EVIL: 1}, lost_bytes={EVIL: 1},
+        version=evil, pid=7, uptime=1, state_dir=evil,
+        config=ConfigStatus(path=f"/c; rm -rf x{evil}", hash=evil, loaded_seconds=1, valid=False, detail=evil),
+        faults=[evil], troubles={evil: evil},
+        sources={evil: SourceStatus(state=evil, detail=evil)},
+        sinks={evil: SinkStatus(role=evil, state=evil, detail=evil, error=evil, attempts=1)},
+        waiting={f"{evil}2": Waiting(spill_bytes=1, spill_records=1)},
+        dropped_lines={evil: 1}, lost_bytes={evil: 1},
     )  # fmt: skip
 
 
@@ -45,6 +45,7 @@ class Evil(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         health = {"alive": self.server.alive, "faults": [EVIL], "components": {EVIL: {"state": EVIL, "detail": EVIL}}}  # type: ignore[attr-defined]
         body = json.dumps(msgspec.to_builtins(evil_status()) if self.path == "/status" else health).encode()
+        body = getattr(self.server, "body", None) or body
         self.send_response(200)
         self.end_headers()
         self.wfile.write(body)
@@ -101,6 +102,33 @@ def test_a_host_that_answers_for_the_daemon(
     assert "FORGED" in done.stdout
     if "--json" in command:
         assert any(EVIL in text for text in texts(json.loads(done.stdout))), "what is read back is what was said"
+
+
+ODD = [
+    b"[" * 100_000,
+    b'{"a":' * 100_000,
+    b'{"alive": true, "components": [1]}',
+    b'{"alive": true, "components": {"a": 1}}',
+    b'{"alive": false, "faults": 3}',
+    b'{"alive": true, "components": {"a": {"state": 1e999, "detail": NaN}}}',
+    b'{"version": "1", "pid": 1, "uptime": NaN, "state_dir": "", "config": {"path": "", "hash": "", "loaded_seconds": 1e999}}',
+    b'{"version": "1", "pid": ' + b"9" * 5_000 + b"}",
+    b"\xff\xfe",
+    b"",
+]
+
+
+@pytest.mark.parametrize("command", ["status", "healthcheck", "doctor"])
+@pytest.mark.parametrize("body", ODD, ids=range(len(ODD)))
+def test_an_answer_that_is_none_of_ours_is_told_and_no_bug(
+    command: str, body: bytes, run: Run, rows_sink: Path, server: ThreadingHTTPServer
+) -> None:
+    server.body = body or b" "  # type: ignore[attr-defined]
+    done = run(
+        command, "--url", f"http://127.0.0.1:{server.server_address[1]}", *(["--offline"] * (command == "doctor"))
+    )
+    assert "bug" not in done.stderr, done.stderr
+    assert done.returncode in {1, 69} or command == "doctor"
 
 
 def test_what_is_to_be_pasted_is_one_command(run: Run, rows_sink: Path, server: ThreadingHTTPServer) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import socket
+import socketserver
 import threading
 import time
 from collections.abc import Iterator
@@ -170,6 +172,45 @@ def test_who_is_hung_up_on_is_the_slowest_and_the_log_says_so(
     finally:
         for client in clients:
             client.close()
+
+
+def test_a_thread_that_cannot_be_started_costs_no_slot(server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe(server)
+    with monkeypatch.context() as during:
+
+        def refused(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        clients = [connect(server) for _ in range(3)]
+        during.setattr(threading.Thread, "start", refused)
+        for _ in range(2 * MAX_CLIENTS):
+            with connect(server) as client, contextlib.suppress(ConnectionResetError):
+                assert client.recv(1) == b"", "hung up on"
+    for client in clients:
+        client.close()
+    assert probe(server) < 1
+
+
+def test_without_descriptors_the_server_waits_and_does_not_spin(
+    server: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe(server)
+    tries: list[float] = []
+    enough = threading.Event()
+
+    def refused(_: object) -> None:
+        tries.append(time.monotonic())
+        if len(tries) == 3:
+            enough.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as during:
+        during.setattr(socketserver.TCPServer, "get_request", refused)
+        client = connect(server)
+        assert enough.wait(10)
+    assert tries[2] - tries[0] >= 2 * http.PAUSE * 0.9
+    client.close()
+    assert probe(server) < 1
 
 
 ACCEPTS = [

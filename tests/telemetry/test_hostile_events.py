@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import threading
 import time
 
 import pytest
@@ -83,3 +84,22 @@ def test_masking_takes_time_linear_in_the_text(text: str, monkeypatch: pytest.Mo
     began = time.process_time()
     masker(text)
     assert time.process_time() - began < 40 * max(eighth, 0.005)
+
+
+def test_what_ends_a_thread_is_an_event_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(logs.FORMAT_VARIABLE, raising=False)
+    stream = io.StringIO()
+    before = threading.excepthook
+    log = logs.configure(LogConfig(format="json"), stream, mask=Masker(["S3CRETvalue"]))
+
+    def end() -> None:
+        raise RuntimeError(f"a driver quotes S3CRETvalue {EVIL}")
+
+    thread = threading.Thread(target=end, name="delivery-x")
+    thread.start()
+    thread.join()
+    log.close()
+    told = json.loads(stream.getvalue())
+    assert (told["event"], told["thread"]) == ("a thread ended by a bug", "delivery-x")
+    assert "a driver quotes ***" in told["traceback"]
+    assert threading.excepthook is before
