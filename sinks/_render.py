@@ -53,7 +53,13 @@ def json_lines(batch: Batch, *, raw: bool = False) -> list[bytes]:
 def terminal_json_lines(batch: Batch) -> list[bytes]:
     """Render each record as `json_lines` does, safe on a terminal: what steers or hides is escaped, as JSON may."""
     lines = json_lines(batch)
-    return [line if line.isascii() and b"\x7f" not in line else safe_json(line.decode()).encode() for line in lines]
+    whole = b"".join(lines)
+    # Nearly always nothing is to be done, and that is seen for all at once.
+    if whole.isascii() and b"\x7f" not in whole:
+        return lines
+    if whole.decode().replace("\n", "").isprintable():
+        return lines
+    return [safe_json(line.decode()).encode() for line in lines]
 
 
 def json_text(batch: Batch, *, raw: bool = False) -> bytes:
