@@ -48,9 +48,12 @@ def command() -> None:
 def list_command(*, path: Path, sink: str | None) -> None:
     """Count the dead letters of every sink, by reason."""
     from shipper.commands.marks import say
+    from shipper.secret import Masker, secret_values
 
+    config = _load(path)
+    mask = Masker(secret_values(config))
     any_left = False
-    for name, letters in _letters(_load(path), sink):
+    for name, letters in _letters(config, sink):
         # Only the counts stay in memory: a file may hold more than fits.
         reasons: Counter[tuple[str, str]] = Counter()
         newest = ""
@@ -63,7 +66,7 @@ def list_command(*, path: Path, sink: str | None) -> None:
         any_left = True
         say(f"{name}: {reasons.total()} records, newest {newest or 'unknown'}, {letters.path}")
         for (code, reason), count in reasons.most_common(20):
-            say(f"  {count:>8}  {f'[{code}] ' if code else ''}{reason}")
+            say(f"  {count:>8}  {f'[{code}] ' if code else ''}{mask(reason)}")
         if damaged:
             say(f"  {damaged:>8}  unreadable lines, left as they are")
     if not any_left:
@@ -80,15 +83,19 @@ def show_command(*, ids: tuple[str, ...], path: Path, sink: str | None, limit: i
     import msgspec
 
     from shipper.commands.marks import say_json
+    from shipper.secret import Masker, secret_values
 
+    config = _load(path)
+    mask = Masker(secret_values(config))
     found = 0
     wanted = set(ids)
-    for _, letters in _letters(_load(path), sink):
+    for _, letters in _letters(config, sink):
         shown = 0
         for entry in letters.entries():
             if (wanted and entry.id not in wanted) or (limit is not None and shown >= limit):
                 continue
-            say_json(msgspec.to_builtins(entry))
+            # The reason is the text of a client, which may quote its login. The record is the user's own.
+            say_json({**msgspec.to_builtins(entry), "reason": mask.exactly(entry.reason)})
             shown += 1
         found += shown
     return 0 if found else 1

@@ -140,12 +140,12 @@ def test_what_is_to_be_pasted_is_one_command(run: Run, rows_sink: Path, server: 
     assert judge(status).next.startswith("shipper check --config '/c; rm -rf x")
 
 
-def refuse(state_dir: Path, sink: str) -> None:
+def refuse(state_dir: Path, sink: str, reason: str = EVIL) -> None:
     batch = Batch(
         times=[1], stamps=[1], hashes=[1], raws=[EVIL], resources=[Resource("app", {"service.name": EVIL})],
         offsets=[0], severities=[9], messages=[EVIL], attributes=[{EVIL: EVIL}],
     )  # fmt: skip
-    DeadLetters(state_dir / "dead-letter" / f"{sink}.jsonl").append(batch, [PermanentError(EVIL, code=EVIL)], sink)
+    DeadLetters(state_dir / "dead-letter" / f"{sink}.jsonl").append(batch, [PermanentError(reason, code=EVIL)], sink)
 
 
 @pytest.mark.parametrize("command", [("ls",), ("show",), ("retry",)], ids=" ".join)
@@ -155,6 +155,16 @@ def test_dead_letters(command: tuple[str, ...], run: Run, rows_sink: Path) -> No
     is_clean(done)
     if command == ("show",):
         assert EVIL in json.loads(done.stdout)["reason"]
+
+
+@pytest.mark.parametrize("command", ["ls", "show"])
+def test_dead_letters_tell_no_secret_that_a_client_quoted(command: str, run: Run, rows_sink: Path) -> None:
+    refuse(rows_sink / "state", "rows", "no login for u:S3CRETlogin@h")
+    with (rows_sink / "shipper.yaml").open("a") as file:
+        file.write("log: {loki_url: 'http://u:S3CRETlogin@h'}\n")
+    done = run("dead-letters", command)
+    assert "no login for" in done.stdout
+    assert "S3CRET" not in done.stdout
 
 
 def test_names_of_files_in_doctor_and_check(run: Run, rows_sink: Path) -> None:
