@@ -245,7 +245,10 @@ def make_ids(stamps: Sequence[int], values: Sequence[int]) -> list[str]:
     if len(hashed) != 16 * count:
         raise ValueError(f"{count} stamps for {len(hashed) // 16} hashes")
     # Of the signed 64 bits the lower 48 are used, which are those that `make_id` masks.
-    millis = array("q", [stamp // _MILLI for stamp in stamps])
+    try:
+        millis = array("q", [stamp // _MILLI for stamp in stamps])
+    except OverflowError:  # a time that nobody means: it has an id all the same
+        return list(map(make_id, stamps, values))
     below = array("H", [0x8000 | (stamp % _MILLI << 12) // _MILLI for stamp in stamps])
     if sys.byteorder == "little":
         millis.byteswap()

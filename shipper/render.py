@@ -22,6 +22,9 @@ import msgspec
 from shipper.native import compiled
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: The seconds of the years 1 to 9999.
+_FIRST_SECOND: Final = -62_135_596_800
+_LAST_SECOND: Final = 253_402_300_799
 _encoder = msgspec.json.Encoder(enc_hook=str)
 _encode = _encoder.encode
 #: All digits as one, and as many as an integer beyond 64 bits has at least.
@@ -200,7 +203,9 @@ def _times(between: str, digits: int, end: str = "") -> Callable[[Sequence[int]]
 
 @lru_cache(maxsize=1024)
 def _second(seconds: int, between: str) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).strftime(f"%Y-%m-%d{between}%H:%M:%S").zfill(19)
+    # A time that no calendar has is the calendar's first or last second: a record is not refused for it.
+    moment = _EPOCH + timedelta(seconds=min(max(seconds, _FIRST_SECOND), _LAST_SECOND))
+    return moment.strftime(f"%Y-%m-%d{between}%H:%M:%S").zfill(19)
 
 
 def _marked(special: str, escape: str, null: str, quote: str = "") -> Callable[[Sequence[str | None]], list[str]]:

@@ -33,6 +33,8 @@ class Transform(ABC):
     config: ClassVar[type[TransformConfig]] = TransformConfig
     wants_parse: bool = True
     masks: bool = True
+    #: Regular expressions of the user's that this applies: `check` warns where they have no linear engine.
+    expressions: tuple[str, ...] = ()
 
     @abstractmethod
     def __init__(self, config: Any) -> None:

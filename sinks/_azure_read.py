@@ -219,7 +219,7 @@ def object_of(value: Any) -> dict[str, Any]:
     if isinstance(value, str) and value:
         try:
             value = msgspec.json.decode(value)
-        except (msgspec.MsgspecError, UnicodeError):
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}
 

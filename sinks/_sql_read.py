@@ -138,7 +138,7 @@ def _parsed(details: str | None) -> dict[str, Any]:
         return {}
     try:
         value = _decode(details)
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {"details": details}
     return value if isinstance(value, dict) else {"details": value}
 

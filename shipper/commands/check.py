@@ -41,6 +41,8 @@ def command(
     from shipper.config.loader import load
 
     config = load(path, os.environ, secrets=not offline)
+    if warning := _slow_expressions(config):
+        click.echo(f"{path}: warning: {warning}", err=True)
     if not online:
         if not quiet:
             say(f"{path}: fine: {summary(config)}")
@@ -55,6 +57,26 @@ def command(
             if not quiet or finding.verdict != "ok":
                 _print_finding(name, finding, output)
     return 1 if failed else 0
+
+
+def _slow_expressions(config: Config) -> str:
+    """Say that regular expressions of the user's run on an engine that a hostile line can hold up."""
+    from shipper import registry
+    from shipper.routing.condition import expressions_of
+    from shipper.routing.pattern import LIMIT, linear_engine
+
+    if linear_engine() is not None:
+        return ""
+    found = [source for route in config.routes for source in expressions_of(route.match)]
+    for section in config.transforms.values():
+        found += registry.transform(section.type)(section).expressions
+    if not found:
+        return ""
+    what = f"the regular expression /{found[0]}/ runs" if len(found) == 1 else f"{len(found)} regular expressions run"
+    return (
+        f"{what} on Python's re, which a line that is made for it can hold up, and which looks at the first {LIMIT}"
+        " characters of a text only; install RE2: pip install 'shipper[re2]'"
+    )
 
 
 def _named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 _READ, _PASS = 4, 1
 _REMOTE = re.compile(r"nfs\d?|cifs|smb\d?|9p|ceph|glusterfs|fuse\..*|fuse(?!blk).*")
-_SCRIPT = re.compile(r"^\s*(?:pre|post|first|last|preremove)\w*\s*$.*?^\s*endscript", re.MULTILINE | re.DOTALL)
-_BLOCK = re.compile(r"([^{}]*)\{([^{}]*)\}")
+_SCRIPT = re.compile(
+    r"^[ \t]*+(?:pre|post|first|last|preremove)\w*[ \t]*+$.*?^[ \t]*+endscript", re.MULTILINE | re.DOTALL
+)
+_BLOCK = re.compile(r"(?:\A|(?<=[{}]))([^{}]*+)\{([^{}]*+)\}")
 _CAPABILITY = (
     "systemd: AmbientCapabilities=CAP_DAC_READ_SEARCH and CapabilityBoundingSet=CAP_DAC_READ_SEARCH;"
     ' compose: user: "0:0", cap_drop: [ALL], cap_add: [DAC_READ_SEARCH]'
@@ -268,7 +270,7 @@ def _rotation(found: dict[str, list[str]], root: Path) -> CheckResult:
             text = rules.read_text(errors="replace")
         except OSError:
             continue
-        text = _SCRIPT.sub("", re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE))
+        text = _SCRIPT.sub("", re.sub(r"^[ \t]*+#.*$", "", text, flags=re.MULTILINE))
         for names, body in _BLOCK.findall(text):
             patterns = [word.strip("\"'") for word in names.split() if word.strip("\"'").startswith("/")]
             hit = [path for path in paths if any(PurePosixPath(path).match(pattern) for pattern in patterns)]

@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from shipper.errors import ConfigError
 from shipper.record import Batch
-from shipper.routing.condition import compile_condition
+from shipper.routing.condition import compile_condition, expressions_of
 from shipper.transform import Transform, TransformConfig
 
 
@@ -30,6 +30,7 @@ class FilterTransform(Transform):
             raise ConfigError("a filter needs either drop or keep, with a condition such as level<info")
         self._dropping = bool(config.drop)
         self._condition = compile_condition(config.drop or config.keep)
+        self.expressions = expressions_of(config.drop or config.keep)
 
     def apply(self, batch: Batch) -> Batch:
         """Give the rows that stay."""

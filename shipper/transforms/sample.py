@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from shipper.record import Batch
-from shipper.routing.condition import compile_condition
+from shipper.routing.condition import compile_condition, expressions_of
 from shipper.transform import Transform, TransformConfig
 
 #: Bits of a record's hash that decide. Ids hold these bits too, so the choice can be checked from a stored record.
@@ -37,6 +37,7 @@ class SampleTransform(Transform):
         self._limit = int(config.rate * (1 << _BITS))
         self._match = compile_condition(config.match) if config.match else None
         self._keep = compile_condition(config.keep) if config.keep else None
+        self.expressions = expressions_of(config.match) + expressions_of(config.keep)
 
     def apply(self, batch: Batch) -> Batch:
         """Give the rows that stay, in order."""

@@ -112,7 +112,7 @@ def _numbered(name: str) -> bool:
 def _marker(text: Any) -> Marker | None:
     try:
         return msgspec.json.decode(text, type=Marker)
-    except (msgspec.MsgspecError, TypeError, UnicodeError):
+    except (msgspec.MsgspecError, TypeError, UnicodeError, RecursionError):
         return None
 
 
@@ -124,5 +124,5 @@ def _rest(chunks: dict[str, str], count: int) -> dict[str, Any]:
 def _decoded(value: Any) -> Any:
     try:
         return msgspec.json.decode(value)
-    except (msgspec.MsgspecError, TypeError, UnicodeError):
+    except (msgspec.MsgspecError, TypeError, UnicodeError, RecursionError):
         return value

@@ -239,7 +239,7 @@ def read_metadata(text: str) -> Metadata | None:
     at = text.rfind(_START)
     try:
         return _decode_event(text).shipper if at < 0 else _decode_member("{" + text[at + 1 :]).shipper
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
@@ -258,7 +258,7 @@ def read(text: str, millis: int, resource: Resource | None, *, raws: bool) -> Re
             event = _decode_event(text)
             metadata, message = event.shipper, event.message
             level, attributes = event.level or metadata.level, event.attributes or metadata.attributes
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
     if metadata.form == "part":
         return None

@@ -56,7 +56,10 @@ class Template:
         #: What every name begins with.
         self.prefix = text.partition("{")[0]
         parts = [re.escape(part) for part in _PLACE.sub("\0", text).split("\0")]
-        self._pattern = re.compile(".+".join(parts), re.DOTALL)
+        # The first place where a part is found is as good as any later one, so none is tried again.
+        middle = "".join(f"(?>.+?{part})" for part in parts[1:-1])
+        end = f".+{parts[-1]}" if parts[1:] else ""
+        self._pattern = re.compile(parts[0] + middle + end, re.DOTALL)
 
     def name(self, resource: Resource) -> str:
         """Give the name for a resource. What a name cannot hold becomes ``_``; an end too long becomes a hash."""

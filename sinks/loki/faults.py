@@ -32,7 +32,7 @@ _LISTED = re.compile(r"entry with timestamp .*? ignored, reason: '(.*?)',\n", re
 _TOTAL = re.compile(r"total ignored: (\d+) out of (\d+) for stream: ")
 _BEHIND = "entry too far behind"
 # The distributor's words, grouped by text; other texts may stand between them.
-_COUNT = r"(?:(\d+) errors like: )?"
+_COUNT = r"(?:(\d{1,9}) errors like: )?"
 _AGE = re.compile(
     _COUNT + r"entry for stream '.*?' has timestamp too (old|new): (\S+?)(?:, oldest acceptable timestamp is: \S+?)?(?:; |\s*$)",
     re.DOTALL,

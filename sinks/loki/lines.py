@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _KEY = re.compile(r'[^\s"=\x00-\x1f\x7f]+')
 _QUOTED = re.compile(r'[\s"=\\\x00-\x1f\x7f]|^$')
-_PAIR = re.compile(r'([^\s"=]+)=("(?:[^"\\]|\\.)*"|[^\s"]*)(?: |$)')
+_PAIR = re.compile(r'([^\s"=]++)=("[^"\\]*+(?:\\.[^"\\]*+)*+"|[^\s"]*+)(?: |$)')
 #: What holds the message and what the attributes without a key of their own.
 _MESSAGE, _REST = "msg", "_"
 
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _decode = msgspec.json.decode
+#: What decoding raises for a text that is no JSON, or is nested too deep to be taken for any.
+_NO_JSON = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -70,7 +72,7 @@ def read(form: str, line: str) -> tuple[str, dict[str, Any]]:
     if form == "json":
         try:
             found = _decode(line)
-        except (msgspec.DecodeError, UnicodeError):
+        except _NO_JSON:
             return line, {}
         if isinstance(found, dict) and found.keys() == {"message", "attributes"} and isinstance(found["message"], str):
             attributes = found["attributes"]
@@ -117,7 +119,7 @@ def _value(value: Any) -> str:
 def _is_json(text: str) -> bool:
     try:
         _decode(text)
-    except msgspec.DecodeError:
+    except _NO_JSON:
         return text[:1] in {"{", "["}
     return True
 
@@ -126,12 +128,10 @@ def _from_logfmt(line: str) -> tuple[str, dict[str, Any]]:
     found: dict[str, Any] = {}
     end = 0
     try:
-        for match in _PAIR.finditer(line):
-            if match.start() != end:
-                return line, {}
+        while (match := _PAIR.match(line, end)) is not None:
             end = match.end()
             found[match[1]] = _read_value(match[2])
-    except msgspec.DecodeError:
+    except _NO_JSON:
         return line, {}
     message = found.pop(_MESSAGE, None)
     if end != len(line) or not isinstance(message, str):
@@ -146,7 +146,7 @@ def _read_value(text: str) -> Any:
         return _decode(inner) if text[1:2] in {"{", "["} else inner
     try:
         return _decode(text)
-    except msgspec.DecodeError:
+    except _NO_JSON:
         return text
 
 

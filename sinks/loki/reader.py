@@ -336,14 +336,14 @@ def _decoded(text: str) -> dict[str, Any]:
         return {}
     try:
         return msgspec.to_builtins(msgspec.json.decode(text, type=_Extra))  # type: ignore[no-any-return]
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
 
 
 def _object(text: str) -> dict[str, Any]:
     try:
         return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return {}
 
 
