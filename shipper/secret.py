@@ -115,15 +115,14 @@ def masked_text(text: str) -> str:
 def masked(value: Any, *, secret: bool = False) -> Any:
     """Give a section of the configuration as plain dicts, lists and scalars, without its secrets."""
     if isinstance(value, msgspec.Struct):
-        kinds = {field.name: field for field in msgspec.structs.fields(type(value))}
         return {
-            field.encode_name: _masked_mapping(name, found)
-            if isinstance(found := getattr(value, name), dict)
-            else masked(found, secret=secret or is_secret_field(name, field.type))
-            for name, field in kinds.items()
+            field.encode_name: _masked_field(
+                field.name, getattr(value, field.name), is_secret_field(field.name, field.type)
+            )
+            for field in msgspec.structs.fields(type(value))
         }
     if isinstance(value, dict):
-        return _masked_mapping("headers" if secret else "", value)
+        return _masked_field("", value, secret)
     if isinstance(value, list | tuple | set | frozenset):
         return [masked(item, secret=secret) for item in value]
     if secret:
@@ -142,28 +141,22 @@ def masked_repr(struct: msgspec.Struct) -> str:
 
 def secret_values(value: Any, *, secret: bool = False) -> set[str]:
     """Collect the secrets of a configuration, or of a part of it, and what the secret files that it names hold now."""
-    found: set[str] = set()
     if isinstance(value, msgspec.Struct):
+        found: set[str] = set()
         for field in msgspec.structs.fields(type(value)):
             inner = getattr(value, field.name)
             stem = field.name.removesuffix("_file")
             if stem != field.name and inner and is_secret_stem(value, stem):
                 found |= _contents(str(inner))
-            found |= (
-                _of_mapping(field.name, inner)
-                if isinstance(inner, dict)
-                else secret_values(inner, secret=secret or is_secret_field(field.name, field.type))
-            )
-    elif isinstance(value, dict):
-        found |= _of_mapping("headers" if secret else "", value)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            found |= secret_values(item, secret=secret)
-    elif isinstance(value, str):
-        found |= {value, *_parts(value)} if secret else set(_in_url(value))
-    elif secret and isinstance(value, int | float) and not isinstance(value, bool):
-        found.add(str(value))
-    return found
+            found |= _values_of_field(field.name, inner, is_secret_field(field.name, field.type))
+        return found
+    if isinstance(value, dict):
+        return _values_of_field("", value, secret)
+    if isinstance(value, list | tuple | set | frozenset):
+        return set[str]().union(*(secret_values(item, secret=secret) for item in value))
+    if isinstance(value, str):
+        return {value, *_parts(value)} if secret else set(_in_url(value))
+    return {str(value)} if secret and isinstance(value, int | float) and not isinstance(value, bool) else set()
 
 
 class Masker:
@@ -220,27 +213,24 @@ def _metas(kind: Any) -> Iterator[msgspec.Meta]:
     yield from (meta for meta in getattr(kind, "__metadata__", ()) if isinstance(meta, msgspec.Meta))
 
 
-def _masked_mapping(field: str, mapping: dict[Any, Any]) -> dict[str, Any]:
-    hidden = is_secret(field)
-    return {
-        str(name): masked(item, secret=hidden or (is_secret_member(field, str(name)) and not _is_section(item)))
-        for name, item in mapping.items()
-    }
+def _masked_field(name: str, value: Any, secret: bool) -> Any:
+    if not isinstance(value, dict):
+        return masked(value, secret=secret)
+    return {str(key): masked(item, secret=hidden) for key, item, hidden in _members(name, value, secret)}
 
 
-def _of_mapping(field: str, mapping: dict[Any, Any]) -> set[str]:
-    hidden = is_secret(field)
-    return set[str]().union(
-        *(
-            secret_values(item, secret=hidden or (is_secret_member(field, str(name)) and not _is_section(item)))
-            for name, item in mapping.items()
-        )
-    )
+def _values_of_field(name: str, value: Any, secret: bool) -> set[str]:
+    if not isinstance(value, dict):
+        return secret_values(value, secret=secret)
+    return set[str]().union(*(secret_values(item, secret=hidden) for _, item, hidden in _members(name, value, secret)))
 
 
-def _is_section(item: Any) -> bool:
-    # A sink may be named "token"; its fields are judged by themselves.
-    return isinstance(item, msgspec.Struct)
+def _members(field: str, mapping: dict[Any, Any], secret: bool) -> Iterator[tuple[Any, Any, bool]]:
+    """Give the members of a mapping, and whether each is secret."""
+    for key, item in mapping.items():
+        # A sink may be named "token"; the fields of its section are judged by themselves.
+        section = isinstance(item, msgspec.Struct)
+        yield key, item, secret or (not section and is_secret_member(field, str(key)))
 
 
 def _contents(path: str) -> set[str]:

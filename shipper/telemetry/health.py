@@ -47,7 +47,7 @@ class Health:
 
     def report(self, component: str, state: State, detail: str = "") -> None:
         """Set a component's state; ``detail`` says what happened and what to do."""
-        detail = self._mask(detail)
+        detail = self._mask(detail) if detail else ""
         if state not in STATES:
             raise ValueError(f"unknown state {state!r}; states: {' '.join(STATES)}")
         with self._lock:

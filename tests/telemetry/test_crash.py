@@ -16,6 +16,7 @@ from shipper.telemetry.crash import Crash
 PLUGIN = '''
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from shipper.reader import Reader
@@ -23,11 +24,19 @@ from shipper.secret import Secret
 from shipper.sink import Sink, SinkConfig
 
 
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    name: str = ""
+    pass_phrase: Annotated[Secret | None, Meta(description="Secret by its type.")] = None
+
+
 class LeakyConfig(SinkConfig, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A sink with a secret that its type alone tells, and one that its name does."""
 
     handle: Annotated[Secret, Meta(description="Secret by its type.")] = ""
     webhook: str = ""
+    several: Annotated[list[Secret], Meta(description="Secret one and all.")] = []
+    named: dict[str, Secret] = {}
+    tenants: list[Tenant] = []
     extras: dict[str, str] = {}
     url: str = ""
 
@@ -83,7 +92,8 @@ sinks:
       S3CRETfolded
   az: {{type: azure_app_insights, connection_string: "InstrumentationKey=11111111-2222-3333-4444-555555555555;IngestionEndpoint=http://127.0.0.1:9/;x=S3CRETcs"}}
   ot: {{type: otlp, headers: {{Cookie: S3CRETcookie, X-Scope: "S3CRETscope", Content-Type: application/json}}}}
-  leaky: {{type: leaky, handle: S3CRET'q"uoted, webhook: S3CREThook, extras: {{apiKey: S3CRETcamel}}, url: "${{URL}}"}}
+  leaky: {{type: leaky, handle: S3CRET'q"uoted, webhook: S3CREThook, extras: {{apiKey: S3CRETcamel}}, several: [S3CRETone, S3CRETtwo],
+    named: {{first: S3CRETfirst}}, tenants: [{{name: acme, pass_phrase: S3CRETphrase}}], url: "${{URL}}"}}
 active: leaky
 log: {{loki_url: "http://127.0.0.1:9/loki?apikey=S3CRETquery&tenant=one"}}
 state_dir: {top}/state
@@ -141,6 +151,7 @@ def test_a_crash_file_has_the_configuration_without_its_secrets_and_is_private(c
         "db.internal",
         '"Content-Type": "application/json"',
         "tenant=one",
+        "acme",
         "RuntimeError: a driver quotes",
         "in _drive",
     ):
@@ -162,6 +173,9 @@ def test_a_crash_file_has_the_configuration_without_its_secrets_and_is_private(c
         "http://h/S3CRETpath",
         "S3CREThook",
         "S3CRETcamel",
+        "S3CRETtwo",
+        "S3CRETfirst",
+        "S3CRETphrase",
         "InstrumentationKey=11111111-2222-3333-4444-555555555555",
     ],
 )
