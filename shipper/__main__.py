@@ -235,7 +235,7 @@ def _report(error: Exception, arguments: Sequence[str], *, verbose: bool) -> int
 
 
 def _print_error(text: str) -> None:
-    from shipper.render import one_line
+    from shipper.visible import one_line
 
     # Further lines are indented, so that none can pass for another error.
     click.echo("\n  ".join(map(one_line, f"shipper: {text}".split("\n"))), err=True)

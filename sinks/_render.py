@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper.record import LEVELS
-from shipper.render import json_text as shown_json
-from shipper.render import key_text, one_line, rfc3339, safe_json, visible
+from shipper.render import rfc3339
+from shipper.visible import json_text as shown_json
+from shipper.visible import key_text, one_line, safe_json, visible
 
 if TYPE_CHECKING:
     from shipper.record import Batch, Record, Resource

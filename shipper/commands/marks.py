@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from shipper.render import json_text, one_line
+from shipper.visible import json_text, one_line
 
 MARKS = {"ok": "√", "warn": "!", "fail": "x"}
 _COLORS = {"ok": "green", "warn": "yellow", "fail": "red"}

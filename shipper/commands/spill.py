@@ -65,8 +65,8 @@ def drop_command(*, name: str, path: Path, yes: bool) -> int:
     from shipper.commands.marks import say
     from shipper.delivery.spill import survey
     from shipper.delivery.survey import pending_spills
-    from shipper.render import one_line
     from shipper.state.checkpoint import Checkpoint
+    from shipper.visible import one_line
 
     config = _load(path)
     if name in config.sinks:

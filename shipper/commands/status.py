@@ -83,8 +83,8 @@ def ask(endpoint: Endpoint) -> Status:
 
 def _show(status: Status, verdict: Verdict) -> None:
     from shipper.commands.marks import painted, say, say_painted
-    from shipper.render import one_line
     from shipper.units import counted, format_duration, format_size
+    from shipper.visible import one_line
 
     config = status.config
     state = "ok" if config.valid else "REFUSED"

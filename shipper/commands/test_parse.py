@@ -172,7 +172,8 @@ def _opened(path: Path) -> BinaryIO:
 
 def _pretty(record: Record, line: int) -> str:
     from shipper.reading.display import value_text
-    from shipper.render import key_text, one_line, rfc3339, visible
+    from shipper.render import rfc3339
+    from shipper.visible import key_text, one_line, visible
 
     when = rfc3339(record.time_ns) if record.time_ns else "no time"
     message, *more = visible(record.message).split("\n")

@@ -22,7 +22,8 @@ from zlib import crc32
 import msgspec
 
 from shipper.record import Record
-from shipper.render import json_text, key_text, one_line, rfc3339, visible
+from shipper.render import rfc3339
+from shipper.visible import json_text, key_text, one_line, visible
 
 FORMATS = ("pretty", "json", "raw", "logfmt", "csv")
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from shipper import __version__
 from shipper.native import FORM
-from shipper.render import json_text, visible
 from shipper.secret import Masker, masked, secret_values
+from shipper.visible import json_text, visible
 
 if TYPE_CHECKING:
     from shipper.config.document import Node

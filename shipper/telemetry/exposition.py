@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from shipper.render import one_line
 from shipper.telemetry.metrics import METRICS
+from shipper.visible import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from shipper.clock import Clock, SystemClock
-from shipper.render import one_line
 from shipper.secret import Masker
+from shipper.visible import one_line
 
 State = Literal["ok", "starting", "retrying", "throttled", "parked", "failed"]
 STATES: tuple[State, ...] = get_args(State)

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import msgspec
 
 from shipper import __version__
-from shipper.render import one_line
 from shipper.telemetry.exposition import CLIENT_TIMEOUT, Exposition
 from shipper.telemetry.logs import get_logger
+from shipper.visible import one_line
 
 #: Bytes that a request's line and headers may have; those of a scraper are some hundreds.
 MAX_HEAD = 16 << 10

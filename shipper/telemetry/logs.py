@@ -30,9 +30,9 @@ import msgspec
 
 from shipper.clock import Clock, SystemClock
 from shipper.errors import ConfigError
-from shipper.render import json_text, key_text, one_line, visible
 from shipper.secret import MASK, Masker, is_secret, masked_text
 from shipper.telemetry.event import Event, Output
+from shipper.visible import json_text, key_text, one_line, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

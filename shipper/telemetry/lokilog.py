@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from shipper.errors import ConfigError
-from shipper.render import json_text
 from shipper.secret import masked_text
 from shipper.telemetry.event import Event
+from shipper.visible import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

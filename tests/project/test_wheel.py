@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SUPPORT = ROOT / "tests" / "support"
 KIT = {
-    "__init__", "batches", "chaos", "clock", "fault_contract", "filesystem", "http_server", "positions", "proxy", "rig",
+    "__init__", "batches", "chaos", "clock", "fault_contract", "filesystem", "hostile", "http_server", "positions", "proxy", "rig",
     "sink_contract", "source_contract",
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from shipper.reading import display
 from shipper.record import Record, Resource, make_id
-from shipper.render import json_text, key_text, one_line, visible
+from shipper.visible import json_text, key_text, one_line, visible
 
 NOON = 1_795_348_800_000_000_000
 #: Whatever of this reaches a terminal raw steers it, turns text around or hides.
