@@ -387,9 +387,9 @@ class Parser:
             docs = []
         if len(docs) != len(texts):
             return list(map(decode_object, texts))  # what is None the exact reader mends, or takes as plain
-        for place, text in enumerate(texts):
-            if may_be_deep(text) and is_deep(docs[place]):
-                docs[place] = decode_object(text)
+        for place in may_be_deep(texts):
+            if is_deep(docs[place]):
+                docs[place] = decode_object(texts[place])
         return docs
 
     @staticmethod

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shipper.errors import ConfigError
 from shipper.parse import Parser
 from shipper.record import Batch, Resource
+from shipper.routing import pattern
 from shipper.transforms.redact import TRANSFORM, RedactConfig, RedactRule, RedactTransform
 
 ALL: list[str | RedactRule] = ["password", "bearer_token", "jwt", "email", "card", "aws_key"]
@@ -165,3 +166,81 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
     transform = RedactTransform(RedactConfig(type="redact", rules=ALL))
     once = transform.text(f"password={text} a@b.org")
     assert transform.text(once) == once
+
+
+@pytest.mark.parametrize("depth", [63, 64, 65, 500, 970, 985, 100_000])
+def test_a_line_nested_deep_is_masked(depth: int) -> None:
+    line = '{"level":"info","message":"m","n":' + "[" * depth + '"jane.doe\\u0040example.org"' + "]" * depth + "}"
+    batch = redact(line)
+    assert "jane.doe" not in "".join(batch.raws)
+    assert batch.messages is not None
+    assert "jane.doe" not in batch.messages[0]
+    assert batch.attributes is not None
+    assert "jane.doe" not in json.dumps(batch.attributes)
+    assert "[redacted:email]" in json.dumps(batch.attributes)
+    assert "[redacted:email]" in batch.raws[0]
+    assert (batch.severities, batch.messages) == ([9], ["m"])
+
+
+def test_a_value_of_any_depth_is_masked() -> None:
+    transform = RedactTransform(RedactConfig(type="redact", rules=ALL))
+    value: Any = "jane.doe@example.org"
+    for _ in range(50_000):
+        value = {"n": [value]}
+    found = transform.value(value)
+    for _ in range(50_000):
+        (found,) = found["n"]
+    assert found == "[redacted:email]"
+
+
+def test_the_order_of_members_and_what_holds_no_secret_stay() -> None:
+    transform = RedactTransform(RedactConfig(type="redact", rules=ALL))
+    clean = {"a": [1, {"b": None}], "c": {"d": True}, "e": "x"}
+    assert transform.value(clean) is clean
+    mixed = {"a": {"password": {"x": 1}}, "b": "y", "c": ["jane.doe@example.org", 2], "jane.doe@example.org": {"z": []}}
+    assert list(transform.value(mixed).items()) == [
+        ("a", {"password": "[redacted:password]"}), ("b", "y"), ("c", ["[redacted:email]", 2]),
+        ("[redacted:email]", {"z": []}),
+    ]  # fmt: skip
+
+
+def test_a_login_behind_escaped_slashes_is_seen() -> None:
+    """No word of the rule stands in the line as it was written."""
+    batch = redact('{"message":"m","url":"mysql:\\/\\/app:hunter2@db\\/x"}', rules=["password"])
+    assert "hunter2" not in everything(batch)
+
+
+@pytest.mark.parametrize("quote", ['"', "'", '\\"', '\\\\\\"'])
+def test_a_secret_that_was_cut_off_is_masked_to_the_end(quote: str) -> None:
+    batch = redact(f"before password={quote}hunter2 and hunter2", rules=["password"])
+    assert batch.raws == [f"before password={quote}[redacted:password]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("1 4111111111111111 2", "1 [redacted:card] 2"),
+        ("12 4111 1111 1111 1111 34", "12 [redacted:card] 34"),
+        ("4111-1111-1111-1111 5500-0055-5555-5559", "[redacted:card] [redacted:card]"),
+        ("9 4111 1111 1111 1111 4111111111111111 9", "9 [redacted:card] [redacted:card] 9"),
+        ("4111 1111 1111 1112", "4111 1111 1111 1112"),
+        ("94111111111111111", "94111111111111111"),
+        ("3782 822463 10005", "[redacted:card]"),
+        ("4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "[redacted:card]"),
+        ("2024-01-02 2024-01-03", "2024-01-02 2024-01-03"),
+    ],
+)
+def test_cards_among_other_digits(text: str, masked: str) -> None:
+    assert redact(text, rules=["card"]).raws == [masked]
+
+
+def test_seventeen_thousand_cards_in_a_line() -> None:
+    line = "4111111111111111 " * 17_000
+    assert redact(line, rules=["card"]).raws == ["[redacted:card] " * 17_000]
+
+
+def test_a_rule_of_the_users_without_re2_lets_nothing_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pattern, "linear_engine", lambda: None)
+    line = "hunter2 " + "x" * pattern.LIMIT + " hunter2"
+    for text in (line, json.dumps({"message": line, "n": [line]})):
+        assert "hunter2" not in everything(redact(text, rules=[RedactRule("mine", "hunter2")]))
