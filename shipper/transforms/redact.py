@@ -87,7 +87,10 @@ class RedactConfig(TransformConfig, frozen=True, kw_only=True):
 
     rules: Annotated[
         list[str | RedactRule],
-        Meta(description="Any of password, bearer_token, jwt, email, card, aws_key, or {name, pattern}.", min_length=1),
+        Meta(
+            description="Any of password, bearer_token, jwt, email, card, aws_key, or {name, pattern}: see docs/reference/filter-language.md.",
+            min_length=1,
+        ),
     ]
     mode: Annotated[
         str,
