@@ -6,16 +6,35 @@ spill segments and dead letters. Every method raises OSError as the system gave 
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 from pathlib import Path
 
 
 class FileSystem:
     """The machine's own file system. Holds no state; one object may serve many threads."""
 
-    def open_append(self, path: Path | str, *, mode: int = 0o640) -> int:
-        """Open for appending, create with ``mode`` if missing, and give the descriptor."""
-        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+    def open_append(self, path: Path | str, *, mode: int = 0o600) -> int:
+        """Open for appending, create with ``mode`` if missing, whatever the umask, and give the descriptor."""
+        fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+        with contextlib.suppress(OSError):  # somebody else's file, which we may write
+            if stat.S_IMODE(os.fstat(fd).st_mode) & ~mode:
+                os.fchmod(fd, mode)
+        return fd
+
+    def make_private(self, directory: Path) -> None:
+        """Make a directory, and those above it that are missing, for us alone and durably; mode 0700, whatever the umask."""
+        missing: list[Path] = []
+        place = directory
+        while not place.exists():
+            missing.append(place)
+            place = place.parent
+        for place in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                place.mkdir(mode=0o700)
+            place.chmod(0o700)
+            self.fsync_dir(place.parent)
 
     def write_all(self, fd: int, data: bytes) -> None:
         """Write all of ``data``. After an error any part of it may stand in the file; the caller cuts it off."""

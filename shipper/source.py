@@ -57,7 +57,10 @@ class FileState(msgspec.Struct):
 
 
 class Positions(Protocol):
-    """What a source may ask of and tell the checkpoint. Every method is cheap and thread-safe."""
+    """What a source may ask of and tell the checkpoint. Every method is cheap and thread-safe.
+
+    The states that it is given are its own: nobody else changes them. `refresh` brings one up to date.
+    """
 
     def files(self, source: str) -> list[FileState]:
         """Give all files known of this source, with the offsets to begin at."""
@@ -67,6 +70,9 @@ class Positions(Protocol):
 
     def update(self, state: FileState) -> None:
         """Save a changed path, head, size, tag or done flag of a known file at the next checkpoint."""
+
+    def refresh(self, state: FileState) -> None:
+        """Set offset and marker of a known file to where every sink has it safe now, both of one moment."""
 
     def forget(self, key: int) -> None:
         """Drop a file that is gone and fully accounted for."""

@@ -128,6 +128,9 @@ class _MemoryPositions:
     def update(self, state: FileState) -> None:
         """Nothing to keep."""
 
+    def refresh(self, state: FileState) -> None:
+        """Nothing is ever safe."""
+
     def forget(self, key: int) -> None:
         """Nothing to forget."""
 

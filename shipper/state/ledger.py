@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper.source import FileState
-from shipper.state.checkpoint import Anchor, Changes, Checkpoint, Loss, Offset, SinkState
+from shipper.state.checkpoint import Anchor, Changes, Checkpoint, GivenUp, Loss, Offset, SinkState
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -37,8 +37,11 @@ class _Track(msgspec.Struct):
 
 
 class _File(msgspec.Struct):
+    """``state`` is ours: a source has a copy of its own, which no other thread changes under it."""
+
     state: FileState
     tracks: dict[str, _Track]
+    seen: int = 0
     anchors: list[tuple[int, int, int]] = msgspec.field(default_factory=list)
 
 
@@ -68,6 +71,9 @@ class Ledger:
         self._forgotten: list[int] = []
         self._losses: list[Loss] = []
         self._new_anchors: list[Anchor] = []
+        self._given_up: dict[tuple[str, str], GivenUp] = {}
+        self._given_up_before = {(one.sink, one.reason): one.records for one in checkpoint.given_up()}
+        seen = checkpoint.seen()
         self._sink_states = checkpoint.sinks()
         known: dict[int, dict[str, Offset]] = {}
         for offset in checkpoint.offsets():
@@ -82,7 +88,7 @@ class Ledger:
                 tracks[sink] = _Track(found.offset, found.marker) if found else _Track(0, 0)
                 if sink not in offsets:
                     self._dirty_tracks.add((state.key, sink))
-            self._files[state.key] = _File(state, tracks)
+            self._files[state.key] = _File(state, tracks, seen[state.key])
             self._refresh(self._files[state.key])
         for anchor in checkpoint.anchors():
             if anchor.file in self._files:
@@ -96,14 +102,18 @@ class Ledger:
     def files(self, source: str) -> list[FileState]:
         """See `Positions.files`."""
         with self._lock:
-            return [file.state for file in self._files.values() if file.state.source == source]
+            return [msgspec.structs.replace(file.state) for file in self._files.values() if file.state.source == source]
 
     def add(self, state: FileState) -> FileState:
         """See `Positions.add`."""
         with self._lock:
             state.key = self._next_key
             self._next_key += 1
-            self._files[state.key] = _File(state, {s: _Track(state.offset, state.marker) for s in self._sinks})
+            self._files[state.key] = _File(
+                msgspec.structs.replace(state),
+                {s: _Track(state.offset, state.marker) for s in self._sinks},
+                self._clock.time_ns(),
+            )
             self._dirty_files.add(state.key)
             self._dirty_tracks.update((state.key, sink) for sink in self._sinks)
             return state
@@ -111,9 +121,17 @@ class Ledger:
     def update(self, state: FileState) -> None:
         """See `Positions.update`."""
         with self._lock:
-            if state.key in self._files:
-                self._files[state.key].state = state
+            file = self._files.get(state.key)
+            if file is not None:
+                file.state = msgspec.structs.replace(state, offset=file.state.offset, marker=file.state.marker)
                 self._dirty_files.add(state.key)
+
+    def refresh(self, state: FileState) -> None:
+        """See `Positions.refresh`."""
+        with self._lock:
+            file = self._files.get(state.key)
+            if file is not None:
+                state.offset, state.marker = file.state.offset, file.state.marker
 
     def forget(self, key: int) -> None:
         """See `Positions.forget`."""
@@ -130,8 +148,12 @@ class Ledger:
             return min((track.offset for track in file.tracks.values()), default=0) if file else 0
 
     def lost(self, state: FileState, start: int, end: int, cause: str) -> None:
-        """See `Positions.lost`."""
+        """See `Positions.lost`. What every sink has is not lost, whatever became of the file since."""
         with self._lock:
+            if start < end:  # else it is not known how much
+                start = max(start, min(self.safe(state.key), end))
+                if start == end:
+                    return
             self._losses.append(Loss(self._clock.time_ns(), state.path, start, end, cause))
         self._on_lost(cause, end - start)
         log.error("bytes lost", file=state.path, start=start, end=end, cause=cause)
@@ -143,21 +165,22 @@ class Ledger:
             return list(file.anchors) if file else []
 
     def anchor(self, key: int, start: int, end: int, time_ns: int) -> None:
-        """See `Positions.anchor`.
-
-        A state that cannot be written must not stop delivery: the anchor then holds for this run and is written with
-        the next save that succeeds.
-        """
+        """See `Positions.anchor`. Raises sqlite3.Error; then nothing is known of it, here or in the state."""
+        new = (start, end, time_ns)
         with self._lock:
             file = self._files[key]
+            if new in file.anchors:
+                return
             safe = min((track.offset for track in file.tracks.values()), default=0)
-            file.anchors = [a for a in file.anchors if a[1] > safe]
-            file.anchors.append((start, end, time_ns))
+            before = file.anchors
+            file.anchors = [*(a for a in before if a[1] > safe), new]
             self._new_anchors.append(Anchor(key, start, end, time_ns))
             try:
-                self._save()
-            except sqlite3.Error as error:
-                log.warning("the time of undated lines is not saved yet", error=str(error))
+                self._save(durable=True)
+            except sqlite3.Error:
+                file.anchors = before
+                self._new_anchors.pop()
+                raise
 
     # What the pipeline and the deliveries use
 
@@ -193,11 +216,35 @@ class Ledger:
         with self._lock:
             self.done(sink, spans, position=position)
             if cursor is not None:
-                self.spill_cursor(sink, cursor.segment, cursor.offset)
+                self.spill_cursor(sink, cursor.segment, cursor.offset, cursor.record)
 
-    def spill_cursor(self, sink: str, segment: int, offset: int) -> None:
-        """Note how far a sink's spill is consumed."""
-        self._change(sink, segment=segment, offset=offset)
+    def spill_cursor(self, sink: str, segment: int, offset: int, record: int = -1) -> None:
+        """Note how far a sink's spill is consumed; see `Cursor`."""
+        self._change(sink, segment=segment, offset=offset, record=record)
+
+    def give_up(self, sink: str, reason: str, records: int) -> None:
+        """Note that a sink will never be given so many records, and why; durable with the next save."""
+        now = self._clock.time_ns()
+        with self._lock:
+            known = self._given_up.get((sink, reason))
+            self._given_up[sink, reason] = GivenUp(
+                sink, reason, records + (known.records if known else 0), known.first_ns if known else now, now
+            )
+
+    def given_up(self, sink: str) -> dict[str, int]:
+        """Give how many records a sink will never be given, by reason, since the state was begun."""
+        with self._lock:
+            found = {reason: count for (name, reason), count in self._given_up_before.items() if name == sink}
+            for (name, reason), one in self._given_up.items():
+                if name == sink:
+                    found[reason] = found.get(reason, 0) + one.records
+            return found
+
+    def seen(self, key: int) -> int:
+        """Give when a file was first seen, in nanoseconds since 1970; 0 when that is not known."""
+        with self._lock:
+            file = self._files.get(key)
+            return file.seen if file else 0
 
     def _change(self, sink: str, **fields: Any) -> None:
         with self._lock:
@@ -226,14 +273,18 @@ class Ledger:
                 if not file.state.done
             ]
 
-    def save(self) -> bool:
-        """Write what changed since the last save; tell whether anything did. Raises sqlite3.Error."""
-        with self._lock:
-            return self._save()
+    def save(self, *, durable: bool = False) -> bool:
+        """Write what changed since the last save; tell whether anything did. Raises sqlite3.Error.
 
-    def _save(self) -> bool:
+        A ``durable`` save survives a power failure.
+        """
+        with self._lock:
+            return self._save(durable=durable)
+
+    def _save(self, *, durable: bool = False) -> bool:
         changes = Changes(
             files=[self._files[key].state for key in self._dirty_files],
+            seen={key: self._files[key].seen for key in self._dirty_files},
             forgotten=self._forgotten,
             offsets=[
                 Offset(key, sink, self._files[key].tracks[sink].offset, self._files[key].tracks[sink].marker)
@@ -242,10 +293,16 @@ class Ledger:
             sinks=[self._sink_states[sink] for sink in self._dirty_sinks],
             anchors=self._new_anchors,
             losses=self._losses,
+            given_up=list(self._given_up.values()),
         )
         if not any(getattr(changes, name) for name in changes.__struct_fields__):
             return False
+        changes.durable = durable
         self._checkpoint.save(changes)
+        for one in changes.given_up:
+            place = one.sink, one.reason
+            self._given_up_before[place] = self._given_up_before.get(place, 0) + one.records
+        self._given_up = {}
         self._dirty_files, self._dirty_tracks, self._dirty_sinks = set(), set(), set()
         self._forgotten, self._losses, self._new_anchors = [], [], []
         return True

@@ -137,6 +137,8 @@ class Rotation(ABC):
         """Look once at all siblings and take over what was found; False when names moved meanwhile."""
         before = fileset.current
         fileset.scan_failed = False
+        for state in fileset.states.values():
+            self._context.positions.refresh(state)
         self._notice_truncation(fileset)
         siblings = self._list_siblings(fileset)
         scan = _Scan(fileset)

@@ -36,7 +36,7 @@ class FaultyFileSystem(FileSystem):
         self.operations: list[str] = []
         self._lock = threading.Lock()
 
-    def open_append(self, path: Path | str, *, mode: int = 0o640) -> int:
+    def open_append(self, path: Path | str, *, mode: int = 0o600) -> int:
         """See `FileSystem.open_append`."""
         fd = super().open_append(path, mode=mode)
         try:

@@ -13,9 +13,14 @@ if TYPE_CHECKING:
 
 
 class MemoryPositions:
-    """A `shipper.source.Positions`. ``ack`` makes a batch safe; ``restarted`` is what a new process would find."""
+    """A `shipper.source.Positions`. ``ack`` makes a batch safe; ``restarted`` is what a new process would find.
+
+    ``failure`` is raised by what must be durable, as by a disk that is full. Held to the contract together with the real
+    ledger (``tests/state/test_positions.py``).
+    """
 
     def __init__(self) -> None:
+        self.failure: Exception | None = None
         self.states: dict[int, FileState] = {}
         self.safe_at: dict[int, tuple[int, int]] = {}
         self.losses: list[tuple[str, int, int, str]] = []
@@ -43,11 +48,18 @@ class MemoryPositions:
     def update(self, state: FileState) -> None:
         """See `Positions.update`."""
         assert state.key in self.states, "update of an unknown file"
-        self.states[state.key] = msgspec.structs.replace(state)
+        offset, marker = self.safe_at[state.key]
+        self.states[state.key] = msgspec.structs.replace(state, offset=offset, marker=marker)
+
+    def refresh(self, state: FileState) -> None:
+        """See `Positions.refresh`."""
+        if state.key in self.safe_at:
+            state.offset, state.marker = self.safe_at[state.key]
 
     def forget(self, key: int) -> None:
         """See `Positions.forget`."""
         del self.states[key], self.safe_at[key]
+        self._anchors.pop(key, None)
         self.forgotten.append(key)
 
     def safe(self, key: int) -> int:
@@ -56,14 +68,20 @@ class MemoryPositions:
 
     def lost(self, state: FileState, start: int, end: int, cause: str) -> None:
         """See `Positions.lost`."""
+        if start < end and state.key in self.safe_at:
+            start = max(start, min(self.safe_at[state.key][0], end))
+            if start == end:
+                return
         self.losses.append((state.path, start, end, cause))
 
     def anchors(self, key: int) -> list[tuple[int, int, int]]:
         """See `Positions.anchors`."""
-        return self._anchors.get(key, [])
+        return list(self._anchors.get(key, []))
 
     def anchor(self, key: int, start: int, end: int, time_ns: int) -> None:
         """See `Positions.anchor`."""
+        if self.failure is not None:
+            raise self.failure
         self._anchors.setdefault(key, []).append((start, end, time_ns))
 
     def ack(self, batch: Batch) -> None:

@@ -112,24 +112,49 @@ def test_anchors_survive_a_kill_and_go_when_they_are_passed(tmp_path: Path) -> N
     last.close()
 
 
-def test_anchor_that_cannot_be_written_holds_for_this_run_and_is_written_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_save_that_ids_rest_on_is_synced_and_no_other(tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path)
     ledger = Ledger(checkpoint, ["a"], SystemClock())
     key = ledger.add(file_state()).key
-    save = checkpoint.save
-
-    def full(_changes: object) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
-    monkeypatch.setattr(checkpoint, "save", full)
+    said: list[str] = []
+    checkpoint._db.set_trace_callback(said.append)
+    ledger.save()
+    assert [text for text in said if "synchronous" in text] == []
     ledger.anchor(key, 0, 10, 111)
-    assert ledger.anchors(key) == [(0, 10, 111)]
-    monkeypatch.setattr(checkpoint, "save", save)
+    checkpoint._db.set_trace_callback(None)
+    order = [text for text in said if "synchronous" in text or text == "COMMIT"]
+    assert order[-3:] == ["PRAGMA synchronous = FULL", "COMMIT", "PRAGMA synchronous = NORMAL"]
+    assert checkpoint._db.execute("PRAGMA synchronous").fetchone() == (1,)
+    ledger.close()
+
+
+def test_what_is_given_up_is_kept_through_restarts(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, "a")
+    ledger.give_up("a", "too_old", 3)
+    ledger.save()
+    ledger.give_up("a", "too_old", 4)
+    ledger.give_up("b", "spill_full", 1)
+    assert ledger.given_up("a") == {"too_old": 7}
     ledger.close()
     again = open_ledger(tmp_path, "a")
-    assert again.anchors(key) == [(0, 10, 111)]
+    again.give_up("a", "spill_damaged", 5)
+    assert again.given_up("a") == {"too_old": 7, "spill_damaged": 5}
+    assert again.given_up("b") == {"spill_full": 1}
+    again.close()
+
+
+def test_when_a_file_was_first_seen_survives_restarts_and_updates(tmp_path: Path) -> None:
+    ledger = open_ledger(tmp_path, "a")
+    state = ledger.add(file_state())
+    seen = ledger.seen(state.key)
+    assert seen
+    ledger.save()
+    state.path = "/a.log.1"
+    ledger.update(state)
+    ledger.close()
+    again = open_ledger(tmp_path, "a")
+    assert again.seen(state.key) == seen
+    assert again.files("docker")[0].path == "/a.log.1"
     again.close()
 
 
