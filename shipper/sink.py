@@ -36,11 +36,16 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     when_full: Annotated[
         str,
         Meta(
-            description="What happens when the spill has reached max_size: block makes the reader wait, drop_oldest"
-            " deletes the oldest spilled batches and counts every record as lost.",
+            description="What happens when the spill has reached max_size, or the dead letters max_dead_letters: block"
+            " makes the reader wait, or parks the sink; drop_oldest deletes the oldest spilled batches, or dead"
+            " letters, and counts every record as lost.",
             pattern="^(block|drop_oldest)$",
         ),
     ] = "block"
+    max_dead_letters: Annotated[
+        str | int,
+        Meta(description="Disk that the records which this sink refused for good may take, compressed."),
+    ] = "256MiB"
 
 
 class SinkConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -84,13 +89,16 @@ class Sink(ABC):
     Class attributes, which an instance may override: ``config`` is the config class; ``wants_parse`` says whether
     batches must be parsed (a sink that ships raw lines must not pay for a parse); ``wants_levels`` that it needs the
     severities even so; ``limits`` bounds a batch; ``takes_canary`` whether a test record may be written to prove
-    that the destination works, which a file or a pipe that somebody reads as it is does not want.
+    that the destination works, which a file or a pipe that somebody reads as it is does not want. ``max_age`` is the
+    age in seconds past which the destination refuses records whatever they hold: those of a file that were older when the
+    file was first seen are passed over, told and counted, instead of written. The others the sink still judges itself.
     """
 
     config: ClassVar[type[SinkConfig]] = SinkConfig
     wants_parse: bool = True
     wants_levels: bool = False
     limits: Limits = Limits()
+    max_age: float | None = None
     takes_canary: ClassVar[bool] = True
 
     @abstractmethod
@@ -109,9 +117,10 @@ class Sink(ABC):
         """Deliver the batch. Returning means: durable at the destination.
 
         The same batch may be passed again after an error or a crash; a sink whose backend can tell by id must not
-        store it twice. Raises RetryableError, ParkedError, PermanentError, or PartialError with row indexes; any
-        other exception counts as a bug of the sink: TypeError, ValueError, KeyError and UnicodeError are bisected
-        like PermanentError, all others retried.
+        store it twice. Raises RetryableError, ParkedError, PermanentError, or PartialError with row indexes. Whatever
+        else it raises is judged by the rule in `shipper.delivery.attempt`: what a record can cause (ValueError,
+        TypeError, LookupError, RecursionError, MemoryError ...) is bisected like PermanentError, OSError is retried,
+        and what could be either is retried a few times and then bisected.
         """
 
     def position(self) -> str | None:

@@ -29,11 +29,11 @@ def pending_spills(state_dir: Path) -> Iterator[str]:
 
 
 class StateSurvey:
-    """Counts what waits in a state directory. A dead-letter file is counted again only when it has changed."""
+    """Counts what waits in a state directory. Dead letters are counted again only when they have changed."""
 
     def __init__(self, state_dir: Path) -> None:
         self._state_dir = state_dir
-        self._counted: dict[str, tuple[tuple[int, int, int], int, int]] = {}
+        self._counted: dict[str, tuple[tuple[object, ...], int, int]] = {}
         self._lock = threading.Lock()
 
     def waiting(self, now: float) -> dict[str, Waiting]:
@@ -44,11 +44,12 @@ class StateSurvey:
         spills, letters = self._state_dir / "spill", self._state_dir / "dead-letter"
         names = {path.name for path in _listed(spills) if path.is_dir()}
         names |= {path.stem for path in _listed(letters) if path.suffix == ".jsonl"}
+        names |= {path.name for path in _listed(letters) if path.is_dir()}
         found = {}
         with self._lock:
             for name in sorted(names):
                 spill = survey(spills / name)
-                count, damaged, age = self._letters(letters / f"{name}.jsonl", now)
+                count, damaged, age = self._letters(DeadLetters(letters / f"{name}.jsonl"), now)
                 if spill.bytes or count or damaged:
                     found[name] = Waiting(
                         spill_records=spill.records, spill_bytes=spill.bytes,
@@ -56,17 +57,22 @@ class StateSurvey:
                     )  # fmt: skip
         return found
 
-    def _letters(self, path: Path, now: float) -> tuple[int, int, float | None]:
-        try:
-            status = path.stat()
-        except FileNotFoundError:
+    def _letters(self, letters: DeadLetters, now: float) -> tuple[int, int, float | None]:
+        newest: float | None = None
+        signature: list[object] = []
+        for part in letters.parts():
+            try:
+                status = part.stat()
+            except FileNotFoundError:
+                continue
+            signature += (part.name, status.st_ino, status.st_size, status.st_mtime_ns)
+            newest = max(newest or 0.0, status.st_mtime)
+        if newest is None:
             return 0, 0, None
-        signature = (status.st_ino, status.st_size, status.st_mtime_ns)
-        known = self._counted.get(path.name)
-        if known is None or known[0] != signature:
-            letters = DeadLetters(path)
-            known = self._counted[path.name] = (signature, letters.count, letters.damaged)
-        return known[1], known[2], max(0.0, now - status.st_mtime)
+        known = self._counted.get(letters.path.name)
+        if known is None or known[0] != tuple(signature):
+            known = self._counted[letters.path.name] = (tuple(signature), letters.count, letters.damaged)
+        return known[1], known[2], max(0.0, now - newest)
 
 
 def _listed(directory: Path) -> list[Path]:
