@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from shipper.commands.options import config_option
-from shipper.errors import ConfigError, PartialError, PermanentError, RetryableError, SinkError
+from shipper.errors import ConfigError, RetryableError, SinkError
 
 if TYPE_CHECKING:
     from shipper.config.types import Config
@@ -24,7 +24,10 @@ _config = config_option("The configuration that names the sinks and the state di
 _sink = click.option("--sink", metavar="NAME", help="Only this sink.")
 
 
-_HELP = """List, show or send again what a sink refused.
+#: Bytes of a file that is not rewritten after each batch.
+_LARGE = 8 << 20
+
+_HELP = """List, show, send again or give up what a sink refused.
 
 A record that a healthy backend would refuse again is written to a file under the state directory, with the reason,
 and never blocks the others.
@@ -34,6 +37,7 @@ Examples:
   shipper dead-letters ls
   shipper dead-letters show --sink mysql | jq .reason
   shipper dead-letters retry --sink mysql
+  shipper dead-letters drop --sink mysql
 """
 
 
@@ -49,6 +53,7 @@ def list_command(*, path: Path, sink: str | None) -> None:
     """Count the dead letters of every sink, by reason."""
     from shipper.commands.marks import say
     from shipper.secret import Masker, secret_values
+    from shipper.units import format_size
 
     config = _load(path)
     mask = Masker(secret_values(config))
@@ -64,7 +69,10 @@ def list_command(*, path: Path, sink: str | None) -> None:
         if not reasons and not damaged:
             continue
         any_left = True
-        say(f"{name}: {reasons.total()} records, newest {newest or 'unknown'}, {letters.path}")
+        say(
+            f"{name}: {reasons.total()} records, newest {newest or 'unknown'}, {format_size(letters.size)} on disk of"
+            f" {format_size(letters.limit)}, {letters.path}"
+        )
         for (code, reason), count in reasons.most_common(20):
             say(f"  {count:>8}  {f'[{code}] ' if code else ''}{mask(reason)}")
         if damaged:
@@ -101,6 +109,25 @@ def show_command(*, ids: tuple[str, ...], path: Path, sink: str | None, limit: i
     return 0 if found else 1
 
 
+@command.command("drop")
+@_config
+@click.option("--sink", metavar="NAME", required=True, help="The sink whose dead letters are given up.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def drop_command(*, path: Path, sink: str, yes: bool) -> int:
+    """Delete the dead letters of a sink, for good. Exit 1 when there are none, or when the answer is no."""
+    from shipper.commands.marks import say
+
+    ((name, letters),) = _letters(_load(path), sink)
+    count = letters.count
+    if not letters.parts():
+        say(f"there are no dead letters of '{name}'", err=True)
+        return 1
+    if not yes and not click.confirm(f"Delete {count} records that {name} refused, for good?", err=True):
+        return 1
+    say(f"dropped {letters.drop()} records that were never delivered to {name}")
+    return 0
+
+
 @command.command("retry")
 @_config
 @_sink
@@ -132,8 +159,10 @@ def retry_command(*, path: Path, sink: str | None, quiet: bool) -> int:
         left += remaining
         if not quiet:
             seconds = time.monotonic() - started
+            dropped = f", {attempt.dropped} dropped by a rule of the destination" if attempt.dropped else ""
             click.echo(
-                f"{name}: {attempt.taken} taken, {attempt.refused} refused again, {remaining} left, {seconds:.2f} s"
+                f"{name}: {attempt.taken} taken, {attempt.refused} refused again{dropped}, {remaining} left,"
+                f" {seconds:.2f} s"
             )
         for reason, count in attempt.reasons.most_common(5):
             say(f"  {count:>8}  {mask(reason)}", err=True)
@@ -150,52 +179,54 @@ class _Retry:
         self._letters = letters
         self.taken = 0
         self.refused = 0
+        self.dropped = 0
         self.reasons: Counter[str] = Counter()
 
     def run(self) -> None:
         """Send batch by batch and note each before the next, so that an interruption loses no result.
 
-        Raises RetryableError when the backend is away or the operator must act; what was not sent stays.
+        Of a large file, which an older version left, the outcomes are noted at its end or when the sending ends, because
+        each note rewrites the file. Raises RetryableError when the backend is away or the operator must act; what was
+        not sent stays.
         """
         self._sink.open()
-        for batch in self._letters.batches(records=self._sink.limits.records):
-            taken: set[str] = set()
+        for part in self._letters.parts():
+            large = part.exists() and part.stat().st_size > _LARGE
+            settled: set[str] = set()
             failed: dict[str, SinkError] = {}
             try:
-                self._write(batch, taken, failed)
+                for batch in self._letters.batches(records=self._sink.limits.records, part=part):
+                    self._send(batch, settled, failed)
+                    if not large:
+                        self._note(part, settled, failed)
             finally:
-                self._letters.settle(taken, failed)
-                self.taken += len(taken)
-                self.refused += len(failed)
-                self.reasons.update(_shape(str(error)) for error in failed.values())
+                self._note(part, settled, failed)
 
-    def _write(self, batch: Batch, taken: set[str], failed: dict[str, SinkError]) -> None:
+    def _note(self, part: Path, settled: set[str], failed: dict[str, SinkError]) -> None:
+        self._letters.settle(settled, failed, part=part)
+        self.refused += len(failed)
+        self.reasons.update(_shape(str(error)) for error in failed.values())
+        settled.clear()
+        failed.clear()
+
+    def _send(self, batch: Batch, settled: set[str], failed: dict[str, SinkError]) -> None:
+        """Send a batch by the delivery's own rule, but for waiting."""
+        from shipper.delivery.attempt import Attempt
+
+        attempt = Attempt(batch, doubts=0)
         try:
-            self._sink.write(batch)
-        except PartialError as error:
-            waits = [cause for cause in error.failed.values() if isinstance(cause, RetryableError)]
-            for row, identity in enumerate(batch.ids):
-                cause = error.failed.get(row)
-                if cause is None:
-                    taken.add(identity)
-                elif not isinstance(cause, RetryableError):
-                    failed[identity] = cause
-            if waits:
-                raise waits[0] from error
-        except (PermanentError, TypeError, ValueError, KeyError) as error:
-            if len(batch) == 1:
-                failed[batch.ids[0]] = (
-                    error
-                    if isinstance(error, SinkError)
-                    else PermanentError(f"{type(error).__name__}: {error}", code=type(error).__name__)
-                )
-                return
-            middle = len(batch) // 2
-            self._sink.open()
-            self._write(batch.select(range(middle)), taken, failed)
-            self._write(batch.select(range(middle, len(batch))), taken, failed)
-        else:
-            taken.update(batch.ids)
+            while not attempt.done:
+                step = attempt.write(self._sink)
+                self.taken += step.taken
+                self.dropped += sum(step.dropped.values())
+                if step.wait is not None:
+                    raise step.wait
+                if attempt.left() and not step.taken:
+                    self._sink.open()
+        finally:
+            untold = {*attempt.left(), *attempt.refused}
+            settled.update(identity for row, identity in enumerate(batch.ids) if row not in untold)
+            failed.update((batch.ids[row], error) for row, error in attempt.refused.items())
 
 
 def _load(path: Path) -> Config:
@@ -206,13 +237,15 @@ def _load(path: Path) -> Config:
 
 def _letters(config: Config, name: str | None) -> Iterator[tuple[str, DeadLetters]]:
     from shipper.delivery.deadletter import DeadLetters
+    from shipper.units import parse_size
 
     if name is not None and name not in config.sinks:
         from shipper.registry import suggestion
 
         raise ConfigError(f"there is no sink '{name}'; {suggestion(name, list(config.sinks), noun='sinks')}")
     for sink in config.sinks if name is None else [name]:
-        yield sink, DeadLetters(config.state_dir / "dead-letter" / f"{sink}.jsonl")
+        limit = parse_size(config.sinks[sink].buffer.max_dead_letters)
+        yield sink, DeadLetters(config.state_dir / "dead-letter" / f"{sink}.jsonl", limit=limit)
 
 
 def _shape(reason: str) -> str:

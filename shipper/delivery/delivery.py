@@ -7,9 +7,14 @@ Retry policy, back-off, circuit state and bisection live here and never in a sin
 * ``throttled``: the backend asks for less and said when to come back; otherwise as ``retrying``.
 * ``parked``: only the operator can help (login, rights, quota, schema); probed, nothing is discarded.
 
-A batch that is refused for good is bisected until the guilty records stand alone; they go to the dead letters with
-the reason, durably, before the batch is acked. If record after record is refused and none is taken, the sink, not
-the records, is taken to be at fault: nothing is dead-lettered and the sink is parked.
+A batch that is refused for good is bisected until the guilty records stand alone (`shipper.delivery.attempt` has the
+rule for whatever a sink may raise); they go to the dead letters with the reason, durably, before the batch is acked. If
+record after record is refused and none is taken, the sink, not the records, is taken to be at fault: nothing is
+dead-lettered and the sink is parked. Dead letters that cannot be kept, because their disk or their limit is full, make
+the batch wait.
+
+A fault of our own never ends a delivery: it is counted, told by health, and the loop begins anew after a pause, with the
+batch that was not acked.
 """
 
 from __future__ import annotations
@@ -17,21 +22,15 @@ from __future__ import annotations
 import random
 import sqlite3
 import threading
-from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from shipper.delivery.attempt import Attempt, Step, describe
+from shipper.delivery.deadletter import FullError
 from shipper.delivery.retry import backoff
-from shipper.errors import (
-    DroppedError,
-    ParkedError,
-    PartialError,
-    PermanentError,
-    RetryableError,
-    SinkError,
-    StateError,
-)
+from shipper.errors import ParkedError, PermanentError, RetryableError, StateError
 from shipper.record import Batch
+from shipper.render import rfc3339, span
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -42,15 +41,17 @@ if TYPE_CHECKING:
     from shipper.delivery.deadletter import DeadLetters
     from shipper.sink import Sink
     from shipper.state.ledger import Ledger
-    from shipper.telemetry.health import Health
+    from shipper.telemetry.health import Health, State
     from shipper.telemetry.metrics import Metrics
 
 log = get_logger("delivery")
 
 #: Refusals in a row, with nothing taken in between, after which the sink and not the record is held guilty.
 _SUSPICIOUS = 32
-#: What a sink raises when its own code trips over a record: bisected like a refusal.
-_BUGS = (TypeError, ValueError, KeyError, IndexError, AttributeError, ArithmeticError)
+#: Faults of our own in a row after which a restart of the daemon may help, which health then says.
+_HOPELESS = 10
+#: Dead letters written at a time.
+_LETTERS = 1_000
 
 
 class _Stopped(Exception):  # noqa: N818 - control flow, not an error
@@ -88,6 +89,8 @@ class Delivery:
         self._open = False
         self._attempt = 0
         self._refused = 0
+        self._faults = 0
+        self._told_too_old = False
         self.dead_lettered = 0
         #: When the running row of failures began, on the monotonic clock; None while all is well.
         self.failing_since: float | None = None
@@ -96,6 +99,30 @@ class Delivery:
         self.last_error_at: float | None = None
         self.retry_at: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"delivery-{name}", daemon=True)
+
+    def admit(self, batch: Batch, file: int | None) -> Batch:
+        """Leave out what was too old for the sink when its file was first seen. Called by the reader.
+
+        It is told once, counted, and noted in the state. What grows too old while it waits here is not passed over: the
+        sink refuses it, and it goes to the dead letters.
+        """
+        if self.sink.max_age is None or file is None or not len(batch):
+            return batch
+        oldest = self._ledger.seen(file) - int(self.sink.max_age * 1e9)
+        if oldest <= 0 or span(batch.times)[0] >= oldest:
+            return batch
+        fresh = [row for row, time_ns in enumerate(batch.times) if time_ns >= oldest]
+        count = len(batch) - len(fresh)
+        self._metrics.passed_over(self.name, "too_old", count)
+        self._ledger.give_up(self.name, "too_old", count)
+        if not self._told_too_old:
+            self._told_too_old = True
+            log.warning(
+                "lines are older than this sink takes and are passed over; to keep them, route them to another sink",
+                sink=self.name, days=round(self.sink.max_age / 86_400, 1), first=rfc3339(min(batch.times)),
+                counter="shipper_passed_over_total",
+            )  # fmt: skip
+        return batch.select(fresh)
 
     def start(self) -> None:
         """Begin."""
@@ -119,6 +146,19 @@ class Delivery:
         return not self._thread.is_alive()
 
     @property
+    def dead_letter_bytes(self) -> int:
+        """Bytes of the disk that the dead letters take; 0 where they cannot be looked at."""
+        try:
+            return self._dead_letters.size
+        except (OSError, StateError):
+            return 0
+
+    @property
+    def dead_letter_limit(self) -> int:
+        """The most bytes that the dead letters may take, 0 for any."""
+        return self._dead_letters.limit
+
+    @property
     def healthy(self) -> bool:
         """Whether the sink takes what it is given."""
         return self.failing_since is None
@@ -130,26 +170,57 @@ class Delivery:
 
     def _run(self) -> None:
         try:
-            self._ensure_open()
             while not self._stop.is_set():
-                with self._idle():
-                    batches = self.buffer.peek(
-                        records=self.sink.limits.records, size=self.sink.limits.bytes, timeout=3600.0
-                    )
-                if not batches:
-                    if self._draining.is_set() and self.buffer.empty():
-                        break
-                    continue
-                self._deliver(batches)
-        except _Stopped:
-            pass
+                try:
+                    self._loop()
+                    break
+                except _Stopped:
+                    break
+                except BaseException as error:
+                    log.error("fault of our own in a delivery; it begins anew", sink=self.name, exc_info=True)
+                    self._pause(error)
         except BaseException as error:
-            log.error("delivery ended by a fault of our own; restart the daemon", sink=self.name, exc_info=True)
-            self._health.report(self._component, "failed", _describe_bug(error))
+            # Not even waiting works.
+            log.error("a delivery ended by a fault of our own; restart the daemon", sink=self.name, exc_info=True)
+            self._health.report(self._component, "failed", describe(error))
             self.failing_since = self.failing_since or self._clock.monotonic()
         finally:
             self._health.rest(self._component)
-            self.sink.close()
+            try:
+                self.sink.close()
+            except Exception:
+                log.error("the sink cannot be closed", sink=self.name, exc_info=True)
+
+    def _loop(self) -> None:
+        self._ensure_open()
+        while not self._stop.is_set():
+            with self._idle():
+                batches = self.buffer.peek(
+                    records=self.sink.limits.records, size=self.sink.limits.bytes, timeout=3600.0
+                )
+            if not batches:
+                if self._draining.is_set() and self.buffer.empty():
+                    break
+                continue
+            self._deliver(batches)
+            self._faults = 0
+
+    def _pause(self, error: BaseException) -> None:
+        """Wait after a fault of our own, and say so; what was not acked is delivered again."""
+        self._faults += 1
+        self._open = False
+        self.failing_since = self.failing_since or self._clock.monotonic()
+        self.last_error, self.last_error_at = describe(error), self._clock.monotonic()
+        self._metrics.restarted(self.name)
+        delay = backoff(self._faults, rng=self._rng)
+        state: State = "failed" if self._faults >= _HOPELESS else "retrying"
+        self._health.report(
+            self._component, state, f"fault of our own, tried again for the {self._faults}. time: {describe(error)}"
+        )
+        self.retry_at = self._clock.monotonic() + delay
+        with self._idle():
+            self._clock.wait(self._stop, delay)
+        self.retry_at = None
 
     @contextmanager
     def _idle(self) -> Iterator[None]:
@@ -161,122 +232,82 @@ class Delivery:
             self._health.beat(self._component)
 
     def _deliver(self, batches: list[Batch]) -> None:
-        """Deliver and ack what was peeked; returns when every record is taken or dead-lettered."""
-        batch = Batch.concat(batches)
-        rejected: list[tuple[Batch, SinkError]] = []
-        if len(batch):
-            while True:
-                try:
-                    taken = self._write(batch, rejected)
-                    self._dead_letter(rejected)
-                    break
-                except StateError as error:
-                    # Dead letters that cannot be kept must not be dropped: the batch waits.
-                    rejected.clear()
-                    self._failed(RetryableError(str(error), code="state"))
-                except _RetryBatch:
-                    continue
-            self._metrics.acked(self.name, taken)
+        """Deliver and ack what was peeked; returns when every record is taken, dropped or dead-lettered."""
+        attempt = Attempt(Batch.concat(batches))
+        while not attempt.done:
+            self._ensure_open()
+            with self._idle():
+                step = attempt.write(self.sink)
+            self._count_diverted()
+            self._follow(attempt, step)
+        self._set_aside(attempt)
+        self._metrics.acked(self.name, attempt.taken)
         position = self.sink.position()
         self.buffer.ack(lambda spans, cursor: self._ledger.acked(self.name, spans, cursor=cursor, position=position))
+        if attempt.refused:
+            # A kill before the next save would have them refused, and written to the dead letters, again.
+            self._save("dead letters may be written again after a crash")
 
-    def _write(self, batch: Batch, rejected: list[tuple[Batch, SinkError]]) -> int:
-        """Write until every record is taken or in ``rejected``; give the number taken."""
-        refusal: SinkError
-        while True:
-            # What a part is refused for has nothing to do with the refusal of the whole: no handler goes on from here.
-            try:
-                self._ensure_open()
-                try:
-                    with self._idle():
-                        self.sink.write(batch)
-                finally:
-                    self._count_diverted()
-            except RetryableError as error:
-                self._failed(error)
-            except PartialError as error:
-                refusal = error
-                break
-            except (PermanentError, *_BUGS) as error:
-                refusal = error if isinstance(error, SinkError) else PermanentError(_describe_bug(error), code="bug")
-                if not isinstance(error, SinkError):
-                    log.error(
-                        "the sink tripped over a record", sink=self.name, error=_describe_bug(error), exc_info=error
-                    )
-                    self._open = False
-                break
-            except Exception as error:
-                log.error("unexpected fault of the sink", sink=self.name, error=_describe_bug(error), exc_info=error)
-                self._failed(RetryableError(_describe_bug(error), code=type(error).__name__))
-            else:
-                self._succeeded()
-                return len(batch)
-        if isinstance(refusal, PartialError):
-            return self._write_rest(batch, refusal, rejected)
-        return self._split(batch, refusal, rejected)
-
-    def _split(self, batch: Batch, refusal: SinkError, rejected: list[tuple[Batch, SinkError]]) -> int:
-        if len(batch) == 1:
-            self._reject(batch, refusal, rejected)
-            return 0
-        middle = len(batch) // 2
-        taken = self._write(batch.select(range(middle)), rejected)
-        return taken + self._write(batch.select(range(middle, len(batch))), rejected)
-
-    def _write_rest(self, batch: Batch, error: PartialError, rejected: list[tuple[Batch, SinkError]]) -> int:
-        taken = len(batch) - len(error.failed) - sum(len(rows) for rows, _ in error.together)
-        dropped = Counter(failure.code for failure in error.failed.values() if isinstance(failure, DroppedError))
-        for reason, count in dropped.items():
+    def _follow(self, attempt: Attempt, step: Step) -> None:
+        """Count what a write did, and wait if it must be. Raises _Stopped."""
+        if step.bug is not None:
+            log.error("the sink tripped over a record", sink=self.name, error=describe(step.bug), exc_info=step.bug)
+            self._open = False
+        for reason, count in step.dropped.items():
             self._metrics.dropped(reason, count)
-        if taken or dropped:
+        if step.taken or step.dropped:
             self._succeeded()
-        again: list[int] = []
-        cause: RetryableError | None = None
-        for index, failure in sorted(error.failed.items()):
-            if isinstance(failure, RetryableError):
-                again.append(index)
-                cause = failure
-            elif not isinstance(failure, DroppedError):
-                self._reject(batch.select([index]), failure, rejected)
-        if again and cause is not None:
-            self._failed(cause)
-            taken += self._write(batch.select(again), rejected)
-        for rows, refusal in error.together:
-            taken += self._split(batch.select(rows), refusal, rejected)
-        return taken
-
-    def _reject(self, batch: Batch, error: SinkError, rejected: list[tuple[Batch, SinkError]]) -> None:
-        rejected.append((batch, error))
-        if isinstance(error, PermanentError) and error.certain:
-            return
-        self._refused += 1
-        if self._refused >= _SUSPICIOUS:
-            self._refused = 0
-            rejected.clear()
-            self._failed(
-                ParkedError(
-                    f"{_SUSPICIOUS} records in a row were refused and none was taken, so the sink is held at fault, not"
-                    f" the records; the last refusal: {error}",
-                    code=error.code,
+        for row in step.refused:
+            error = attempt.refused[row]
+            if isinstance(error, PermanentError) and error.certain:
+                continue
+            self._refused += 1
+            if self._refused >= _SUSPICIOUS:
+                self._refused = 0
+                attempt.take_back()
+                self._failed(
+                    ParkedError(
+                        f"{_SUSPICIOUS} records in a row were refused and none was taken, so the sink is held at fault,"
+                        f" not the records; the last refusal: {error}",
+                        code=error.code,
+                    )
                 )
-            )
-            raise _RetryBatch
+                return
+        if step.wait is not None:
+            self._failed(step.wait)
 
-    def _dead_letter(self, rejected: list[tuple[Batch, SinkError]]) -> None:
-        if not rejected:
-            return
-        batch = Batch.concat([one for one, _ in rejected])
-        self._dead_letters.append(batch, [error for _, error in rejected], self.name)
-        self.dead_lettered += len(rejected)
-        self._metrics.dead_lettered(self.name, len(rejected))
-        for _, error in rejected[:3]:
+    def _set_aside(self, attempt: Attempt) -> None:
+        """Write what was refused to the dead letters. What cannot be kept must not be dropped: it waits."""
+        rows = sorted(attempt.refused)
+        for start in range(0, len(rows), _LETTERS):
+            chunk = rows[start : start + _LETTERS]
+            while True:
+                try:
+                    self._dead_letters.append(
+                        attempt.batch.select(chunk), [attempt.refused[row] for row in chunk], self.name
+                    )
+                    break
+                except FullError as error:
+                    self._failed(ParkedError(str(error), code="dead_letters_full"))
+                except StateError as error:
+                    self._failed(RetryableError(str(error), code="state"))
+            self.dead_lettered += len(chunk)
+            self._metrics.dead_lettered(self.name, len(chunk))
+        for row in rows[:3]:
             log.warning(
                 "record refused for good; it is in the dead letters",
-                sink=self.name, reason=str(error), code=error.code, records=len(rejected),
+                sink=self.name, reason=str(attempt.refused[row]), code=attempt.refused[row].code, records=len(rows),
             )  # fmt: skip
+        if rows and self._attempt:
+            self._succeeded()
 
     def _count_diverted(self) -> None:
-        for reason, lines in self.sink.diverted().items():
+        try:
+            diverted = self.sink.diverted()
+        except Exception as error:
+            log.error("the sink cannot say what was put aside", sink=self.name, error=describe(error), exc_info=True)
+            return
+        for reason, lines in diverted.items():
             self._metrics.diverted(self.name, reason, lines)
             log.warning(
                 "the destination put records aside; look there why, they are not sent again",
@@ -294,8 +325,8 @@ class Delivery:
                 error.maybe_taken = False  # whatever became of the request: opening stores no record
                 self._failed(error)
             except Exception as error:
-                log.error("cannot open the sink", sink=self.name, error=_describe_bug(error), exc_info=error)
-                self._failed(RetryableError(_describe_bug(error), code=type(error).__name__))
+                log.error("cannot open the sink", sink=self.name, error=describe(error), exc_info=error)
+                self._failed(RetryableError(describe(error), code=type(error).__name__))
             else:
                 self._open = True
                 self._note_position()
@@ -310,10 +341,13 @@ class Delivery:
         first = position is not None and self._ledger.sink_state(self.name).position is None
         self._ledger.done(self.name, (), position=position)
         if first:
-            try:
-                self._ledger.save()
-            except sqlite3.Error as error:
-                log.warning("the sink's first position is not saved yet", sink=self.name, error=str(error))
+            self._save("the sink's first position is not saved yet", durable=True)
+
+    def _save(self, otherwise: str, *, durable: bool = False) -> None:
+        try:
+            self._ledger.save(durable=durable)
+        except sqlite3.Error as error:
+            log.warning("positions cannot be saved", sink=self.name, so=otherwise, error=str(error))
 
     def _succeeded(self) -> None:
         self._refused = 0
@@ -366,14 +400,3 @@ class Delivery:
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise _Stopped
-
-
-class _RetryBatch(RetryableError):  # noqa: N818 - control flow, not an error
-    """Take the refusals of this batch back and deliver it again from its start."""
-
-    def __init__(self) -> None:
-        super().__init__("all refused", code="suspicious")
-
-
-def _describe_bug(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

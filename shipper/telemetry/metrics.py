@@ -43,6 +43,9 @@ ACKED = Metric("shipper_sink_lines_acked_total", "counter", "Lines that a sink h
 RETRIES = Metric(
     "shipper_sink_retries_total", "counter", "Writes that failed and are tried again, by error code.", ("sink", "code")
 )
+RESTARTS = Metric(
+    "shipper_sink_restarts_total", "counter", "Times that a delivery began anew after a fault of our own.", ("sink",)
+)
 MAYBE_DOUBLED = Metric(
     "shipper_sink_maybe_doubled_total",
     "counter",
@@ -63,6 +66,13 @@ FAULTS = Metric(
 )
 DROPPED = Metric(
     "shipper_dropped_total", "counter", "Lines that will never reach a sink, against the user's wish.", ("reason",)
+)
+PASSED_OVER = Metric(
+    "shipper_passed_over_total",
+    "counter",
+    "Lines that a sink was not given because it cannot take them, by reason: too_old says that they were older than it"
+    " takes when their file was first seen.",
+    ("sink", "reason"),
 )
 FILTERED = Metric("shipper_filtered_total", "counter", "Lines left out by a rule of the user.", ("transform",))
 LOST_BYTES = Metric(
@@ -102,10 +112,12 @@ METRICS = (
     LAG_SECONDS,
     ACKED,
     RETRIES,
+    RESTARTS,
     MAYBE_DOUBLED,
     DIVERTED,
     FAULTS,
     DROPPED,
+    PASSED_OVER,
     FILTERED,
     LOST_BYTES,
     SPOOL,
@@ -149,6 +161,11 @@ class Metrics:
         with self._lock:
             self._add(RETRIES, (sink, code or "none"), 1)
 
+    def restarted(self, sink: str) -> None:
+        """Count one fault of our own after which a delivery began anew."""
+        with self._lock:
+            self._add(RESTARTS, (sink,), 1)
+
     def maybe_doubled(self, sink: str) -> None:
         """Count one request whose outcome is unknown at a backend that cannot tell doubles by id."""
         with self._lock:
@@ -159,15 +176,20 @@ class Metrics:
         with self._lock:
             self._add(DIVERTED, (sink, reason), lines)
 
-    def fault(self, stage: str) -> None:
-        """Count a fault of our own code that was contained."""
+    def fault(self, stage: str, count: int = 1) -> None:
+        """Count faults of our own code that were contained."""
         with self._lock:
-            self._add(FAULTS, (stage,), 1)
+            self._add(FAULTS, (stage,), count)
 
     def dropped(self, reason: str, lines: int) -> None:
         """Count lines that were given up."""
         with self._lock:
             self._add(DROPPED, (reason,), lines)
+
+    def passed_over(self, sink: str, reason: str, lines: int) -> None:
+        """Count lines that a sink was not given because it cannot take them."""
+        with self._lock:
+            self._add(PASSED_OVER, (sink, reason), lines)
 
     def filtered(self, transform: str, lines: int) -> None:
         """Count lines that a rule left out."""

@@ -261,3 +261,20 @@ def test_dead_letters_from_refusal_to_retry(rows_sink: Path, run: Run) -> None:
     assert run("dead-letters", "ls").stdout == "no dead letters\n"
     rows = [json.loads(line) for line in (rows_sink / "rows.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == [batch.ids[1], batch.ids[0]]
+
+
+def test_dead_letters_are_given_up_by_name_and_on_purpose(rows_sink: Path, run: Run) -> None:
+    from shipper.delivery.deadletter import DeadLetters
+    from shipper.errors import PermanentError as Refused
+    from shipper.testing.batches import make_batch
+
+    assert run("dead-letters", "drop", "--sink", "rows", "-y").returncode == 1
+    letters = DeadLetters(rows_sink / "state" / "dead-letter" / "rows.jsonl")
+    letters.append(make_batch(["bad", "worse"]), [Refused("no")] * 2, "rows")
+    assert " on disk of 256 MiB, " in run("dead-letters", "ls").stdout
+    assert run("dead-letters", "drop", "-y").returncode == 2, "never those of all sinks"
+    assert run("dead-letters", "drop", "--sink", "rows").returncode != 0, "no answer is no"
+    assert letters.count == 2
+    done = run("dead-letters", "drop", "--sink", "rows", "--yes")
+    assert (done.returncode, done.stdout) == (0, "dropped 2 records that were never delivered to rows\n")
+    assert letters.parts() == []

@@ -42,7 +42,7 @@ def offered(words: str, count: int) -> list[str]:
     [
         ("shipper ", 1, list(COMMANDS)),
         ("shipper st", 1, ["status"]),
-        ("shipper dead-letters ", 2, ["ls", "retry", "show"]),
+        ("shipper dead-letters ", 2, ["drop", "ls", "retry", "show"]),
         ("shipper doctor --no", 2, ["--no-canary"]),
         ("shipper query -o ", 3, ["pretty", "json", "raw", "logfmt", "csv"]),
     ],

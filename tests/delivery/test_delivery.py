@@ -32,6 +32,7 @@ from shipper.state.checkpoint import Checkpoint, Cursor
 from shipper.state.ledger import Ledger
 from shipper.telemetry.health import Health
 from shipper.telemetry.metrics import Metrics
+from shipper.testing.batches import make_batch
 
 RESOURCE = Resource("docker", {})
 
@@ -91,7 +92,7 @@ class Rig:
             max_memory=1 << 20,
             drop_oldest=False,
             on_safe=lambda spans: self.ledger.done("s", spans),
-            on_cursor=lambda cursor: self.ledger.spill_cursor("s", cursor.segment, cursor.offset),
+            on_cursor=lambda cursor: self.ledger.spill_cursor("s", cursor.segment, cursor.offset, cursor.record),
             on_dropped=lambda n: None,
         )
         self.dead_letters = DeadLetters(tmp_path / "s.jsonl")
@@ -470,4 +471,132 @@ def test_a_batch_of_which_all_was_dropped_is_done(tmp_path: Path) -> None:
     assert (sink.calls, sink.taken, rig.dead()) == (1, [], [])
     assert rig.metrics.value("shipper_dropped_total", reason="sampled_out") == 2
     assert rig.delivery.healthy
+    rig.ledger.close()
+
+
+@pytest.mark.parametrize("raised", [RecursionError, OverflowError, MemoryError])
+def test_whatever_a_record_makes_the_sink_raise_is_dead_lettered(tmp_path: Path, raised: type[Exception]) -> None:
+    """A record nested 985 levels deep once ended the delivery for good."""
+    rig = Rig(tmp_path, ListSink(refuse("deep", error=raised)))
+    rig.put("a", "deep", "c")
+    rig.run()
+    assert [(raw, code) for raw, _, code in rig.dead()] == [("deep", "bug")]
+    assert rig.ledger.safe(rig.file) == 100
+    assert rig.health.state("sink:s") == "ok"
+    rig.ledger.close()
+
+
+def test_a_record_that_fails_in_part_for_hours_ends_no_delivery(tmp_path: Path) -> None:
+    """A stack frame a retry once ended it after some 490."""
+
+    def fault(batch: Batch, call: int) -> None:
+        if "bad" in batch.raws and call < 3_000:
+            raise PartialError({batch.raws.index("bad"): RetryableError("shard away", code="503")})
+
+    rig = Rig(tmp_path, ListSink(fault))
+    rig.put("one", "bad", "two")
+    rig.run()
+    assert rig.ledger.safe(rig.file) == 100
+    assert (rig.health.state("sink:s"), len(rig.clock.waits)) == ("ok", 2_999)
+    rig.ledger.close()
+
+
+def test_a_fault_of_our_own_costs_a_pause_not_the_delivery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = ListSink()
+    rig = Rig(tmp_path, sink)
+    faults: list[BaseException] = [SystemExit(), RuntimeError("dictionary changed size"), KeyError("x")]
+    told: list[object] = []
+    acked = rig.ledger.acked
+
+    def faulty(*args: object, **kwargs: object) -> None:
+        if faults:
+            raise faults.pop()
+        told.append(rig.health.components()["sink:s"])
+        acked(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rig.ledger, "acked", faulty)
+    rig.put("a")
+    rig.run()
+    assert rig.ledger.safe(rig.file) == 100
+    assert rig.metrics.value("shipper_sink_restarts_total", sink="s") == 3
+    assert len(rig.clock.waits) == 3
+    assert sink.closed == 1
+    rig.ledger.close()
+
+
+def test_a_fault_of_our_own_is_shown_while_it_lasts_and_a_restart_is_advised_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, ListSink())
+    states: list[object] = []
+
+    def faulty(**_: object) -> list[Batch]:
+        states.append(rig.health.state("sink:s"))
+        if len(states) == 20:
+            rig.delivery.stop()
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(rig.buffer, "peek", faulty)
+    rig.run()
+    assert states[1:10] == ["retrying"] * 9
+    assert set(states[10:]) == {"failed"}
+    assert any("broken" in fault for fault in rig.health.faults())
+    rig.ledger.close()
+
+
+def test_full_dead_letters_park_the_sink_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    sink = ListSink(refuse("bad"))
+    rig = Rig(tmp_path, sink)
+    rig.dead_letters.limit = 600
+    older = make_batch([f"old {number}" for number in range(2)])
+    rig.dead_letters.append(older, [PermanentError("x")] * 2, "s")
+    states: list[object] = []
+
+    def wait(event: object, seconds: float) -> bool:
+        states.append(rig.health.components()["sink:s"])
+        if len(states) == 3:
+            rig.dead_letters.drop()
+        return False
+
+    rig.clock.wait = wait  # type: ignore[method-assign, assignment]
+    rig.put("a", "bad", "c")
+    rig.run()
+    assert sink.taken == ["a", "c"], "what was taken is not written again while its neighbour waits"
+    assert [raw for raw, _, _ in rig.dead()] == ["bad"]
+    assert {state.state for state in states} == {"parked"}  # type: ignore[attr-defined]
+    assert "shipper dead-letters drop --sink s" in states[0].detail  # type: ignore[attr-defined]
+    assert rig.health.state("sink:s") == "ok"
+    rig.ledger.close()
+
+
+def test_lines_too_old_when_their_file_was_first_seen_are_passed_over_counted_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = ListSink()
+    sink.max_age = 3_600.0
+    rig = Rig(tmp_path, sink)
+    now = rig.ledger.seen(rig.file)
+    batch = make_batch(["old", "new", "older"])
+    batch.times = [now - 3_601 * 10**9, now - 3_599 * 10**9, 5]
+    assert rig.delivery.admit(batch, rig.file).raws == ["new"]
+    assert rig.delivery.admit(batch, rig.file).raws == ["new"]
+    assert rig.metrics.value("shipper_passed_over_total", sink="s", reason="too_old") == 4
+    assert rig.metrics.value("shipper_dropped_total", reason="too_old") == 0
+    assert sum("passed over" in record.getMessage() for record in caplog.records) == 1
+    rig.ledger.close()
+    again = Ledger(Checkpoint(tmp_path), ["s"], rig.clock)
+    assert again.given_up("s") == {"too_old": 4}
+    again.close()
+
+
+def test_lines_that_grew_too_old_while_they_waited_are_not_passed_over(tmp_path: Path) -> None:
+    """An outage of a month: the sink refuses them, and the dead letters keep them."""
+    sink = ListSink()
+    sink.max_age = 3_600.0
+    rig = Rig(tmp_path, sink)
+    seen = rig.ledger.seen(rig.file)
+    rig.clock.time_ns = lambda: seen + 30 * 86_400 * 10**9  # type: ignore[method-assign]
+    batch = make_batch(["old"])
+    batch.times = [seen]
+    assert rig.delivery.admit(batch, rig.file) is batch
     rig.ledger.close()
