@@ -15,17 +15,30 @@ from collections import deque
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shipper.delivery.spill import Spill
 from shipper.state.checkpoint import Cursor
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from shipper.clock import Clock
     from shipper.record import Batch, Span
 
 log = get_logger("buffer")
+
+
+class _Taken(msgspec.Struct):
+    """A batch that was peeked and not yet acked: its records, and the cursor behind it once it is on disk.
+
+    ``dropped`` says that its copy on disk was dropped: it is lost only if it is never acked.
+    """
+
+    records: int
+    cursor: Cursor | None = None
+    dropped: bool = False
 
 
 class Buffer:
@@ -57,9 +70,7 @@ class Buffer:
         self._memory: deque[Batch] = deque()
         self._memory_bytes = 0
         self._disk = not spill.empty
-        self._taken: list[Cursor | None] = []  # one entry per batch that was peeked and not yet acked
-        self._taken_records: list[int] = []  # how many records each has
-        self._dropped_in_flight = 0  # peeked records whose spilled copy was dropped: lost only if they are never acked
+        self._taken: list[_Taken] = []
         self._condition = threading.Condition()
         self._closed = False
         self._abandoned = False
@@ -126,38 +137,54 @@ class Buffer:
                 self._move_to_disk()
 
     def _move_to_disk(self) -> None:
+        taken = self._taken
+        lost = 0
         try:
-            for batch in self._memory:
-                self._append(batch)
+            for number, batch in enumerate(self._memory):
+                lost += self._make_room()
+                cursor = self._spill.append(batch)
+                # What is in the delivery's hands is at the head of the memory.
+                if number < len(taken):
+                    taken[number].cursor = cursor
         except OSError:
-            # All is still in memory: what reached the disk would be delivered twice.
+            # All is still in memory: what reached the disk would be delivered twice, and nothing was dropped.
             self._spill.clear()
+            self._taken = [_Taken(one.records) for one in taken]
             raise
         spans = [batch.span for batch in self._memory if batch.span is not None]
-        # What is in the delivery's hands now stands at the head of the spill.
-        self._taken = [cursor for _, (_, cursor) in zip(self._taken, self._spilled(), strict=False)]
         self._memory.clear()
         self._memory_bytes = 0
         self._disk = not self._spill.empty
+        self._on_cursor(self._spill.cursor)
         self._on_safe(spans)
+        self._tell_dropped(lost)
 
     def _append(self, batch: Batch) -> None:
-        while self._drop_oldest and self._spill.full and not self._spill.empty:
-            lost = self._spill.drop_oldest() - self._count_in_flight(self._spill.cursor)
+        began = self._spill.empty
+        lost = self._make_room()
+        if lost:
             self._on_cursor(self._spill.cursor)
-            log.error("spill is full: oldest records dropped, as when_full says", records=lost)
-            self._on_dropped(lost)
+            self._tell_dropped(lost)
         self._spill.append(batch)
+        if began:
+            self._on_cursor(self._spill.cursor)
 
-    def _count_in_flight(self, cursor: Cursor) -> int:
-        """Count the peeked records before the cursor: the delivery still holds them and may yet deliver them."""
-        in_flight = 0
-        for index, taken in enumerate(self._taken):
-            if taken is not None and taken <= cursor:
-                in_flight += self._taken_records[index]
-                self._taken_records[index] = 0
-        self._dropped_in_flight += in_flight
-        return in_flight
+    def _make_room(self) -> int:
+        """Drop the oldest batches while the spill is full, if the user wants that; give the number of records lost."""
+        lost = 0
+        while self._drop_oldest and self._spill.full and not self._spill.empty:
+            lost += self._spill.drop_oldest()
+            for taken in self._taken:
+                # The delivery still holds it and may yet deliver it.
+                if taken.cursor is not None and not taken.dropped and taken.cursor.place <= self._spill.cursor.place:
+                    taken.dropped = True
+                    lost -= taken.records
+        return lost
+
+    def _tell_dropped(self, records: int) -> None:
+        if records > 0:
+            log.error("spill is full: oldest records dropped, as when_full says", records=records)
+            self._on_dropped(records)
 
     def peek(self, *, records: int, size: int, timeout: float) -> list[Batch]:
         """Give the oldest pending batches, at most so many records and bytes, at least one batch if there is any.
@@ -170,7 +197,7 @@ class Buffer:
         cursors: list[Cursor | None] = []
         with self._condition:
             self._condition.wait_for(lambda: not self.empty() or self._closed, timeout)
-            for batch, cursor in self._spilled() if self._disk else zip(self._memory, repeat(None)):
+            for batch, cursor in self._spill.batches() if self._disk else zip(self._memory, repeat(None)):
                 if taken and not _fits(batch, taken, count=records, size=size, memory=memory):
                     break
                 taken.append(batch)
@@ -180,21 +207,15 @@ class Buffer:
                 memory -= _weight(batch)
                 if records <= 0 or size <= 0 or memory <= 0:
                     break
-            self._taken = cursors
-            self._taken_records = [len(batch) for batch in taken]
+            # What was peeked before and not acked is given again, but for what was dropped since.
+            self._give_up_taken()
+            self._taken = [_Taken(len(batch), cursor) for batch, cursor in zip(taken, cursors, strict=True)]
             if self._disk and not taken:
                 # What is left is damaged, and was reported by the spill.
-                self._spill.clear()
+                self._spill.give_up()
                 self._disk = False
                 self._on_cursor(self._spill.cursor)
         return taken
-
-    def _spilled(self) -> Iterator[tuple[Batch, Cursor]]:
-        """Give the spilled batches in order, each with the cursor behind it."""
-        cursor = self._spill.cursor
-        while (found := self._spill.load(cursor)) is not None:
-            yield found
-            cursor = found[1]
 
     def ack(self, on_acked: Callable[[Sequence[Span], Cursor | None], None]) -> None:
         """Everything peeked was dealt with: remove it.
@@ -202,29 +223,27 @@ class Buffer:
         ``on_acked`` gets the spans that thereby became safe and the spill's cursor if it moved, in one call, so that
         no save of the checkpoint can fall between the two.
         """
-        spans: list[Span] = []
-        cursor: Cursor | None = None
         with self._condition:
             if self._abandoned:
                 return
             self._waiting_since = self._clock.monotonic()
             was_full = not self.room()
             if self._disk:
-                last = next((taken for taken in reversed(self._taken) if taken is not None), None)
-                if last is not None:
-                    self._spill.consume(last)
+                kept = [taken for taken in self._taken if taken.cursor is not None and not taken.dropped]
+                if kept and kept[-1].cursor is not None:
+                    self._spill.consume(kept[-1].cursor, delivered=sum(taken.records for taken in kept))
                 self._disk = not self._spill.empty
                 cursor = self._spill.cursor
+                self._taken = []
+                on_acked([], cursor)
             else:
-                for _ in self._taken:
-                    batch = self._memory.popleft()
+                done = [self._memory[number] for number in range(len(self._taken))]
+                # Should this raise, all is still pending and given again.
+                on_acked([batch.span for batch in done if batch.span is not None], None)
+                for batch in done:
+                    self._memory.popleft()
                     self._memory_bytes -= _weight(batch)
-                    if batch.span is not None:
-                        spans.append(batch.span)
-            self._taken = []
-            self._taken_records = []
-            self._dropped_in_flight = 0
-            on_acked(spans, cursor)
+                self._taken = []
             room = was_full and self.room()
         if room:
             self.on_room()
@@ -243,10 +262,14 @@ class Buffer:
         with self._condition:
             self._abandoned = True
             self._spill.close()
-            in_flight, self._dropped_in_flight = self._dropped_in_flight, 0
-        if in_flight:
-            log.error("records dropped from the full spill were not delivered in time either", records=in_flight)
-            self._on_dropped(in_flight)
+            self._give_up_taken()
+
+    def _give_up_taken(self) -> None:
+        lost = sum(taken.records for taken in self._taken if taken.dropped)
+        self._taken = []
+        if lost:
+            log.error("records dropped from the full spill were not delivered in time either", records=lost)
+            self._on_dropped(lost)
 
 
 def _weight(batch: Batch) -> int:

@@ -1,22 +1,20 @@
 """The spill: batches of one sink on disk, in order, until they are delivered.
 
-Layout: ``<state_dir>/spill/<sink>/<16 digits>.seg``. A segment is a run of frames, appended only, and is deleted
-whole once it is consumed. A frame is::
-
-    4 bytes   magic "SHP1"
-    4 bytes   length of the payload, little endian
-    4 bytes   crc32 of the payload
-    4 bytes   number of records
-    payload   zstd of msgpack (`_Frame`): the columns of one batch, each resource once
+Layout: ``<state_dir>/spill/<sink>/<16 digits>.seg``. A segment is a run of frames (`shipper.delivery.frames`), appended
+only, and is deleted whole once it is consumed. Beside them ``end`` says how far all that was appended is safe.
 
 Rules:
 
 * ``append`` returns after fdatasync: the batch survives a power failure, so the ledger may count it as safe.
-* A frame that is torn at the end of the last segment (a crash while appending) was never counted as safe: it is cut
-  off. A frame that is damaged anywhere else is skipped with the rest of its segment, reported and counted as lost.
-* The cursor (segment, offset) is saved by the ledger. If it names a segment that is gone, reading begins at the
-  oldest segment there is; frames delivered twice that way carry the same ids.
-* All methods are called under the buffer's lock, but for ``load``, which only one delivery thread calls.
+* Only what was never counted as safe is cut off: bytes behind ``end`` that are no whole frame, which a crash while
+  appending leaves. ``end`` is written after the frame is on the disk, so a kill leaves it exact; a power failure may leave
+  an older one, and whole frames behind it are kept.
+* What is damaged below ``end`` is skipped up to the next whole frame and reported; its records are counted as lost,
+  once, when the cursor passes them. Records are numbered through the life of a spill, so this holds for whatever was
+  damaged: a payload, a header, a whole segment, or one that is gone.
+* The cursor (segment, offset, records before it) is saved by the ledger. If it names a segment that is gone, or a place
+  behind ``end``, reading begins at the oldest segment there is; frames delivered twice that way carry the same ids.
+* All methods are called under the buffer's lock.
 """
 
 from __future__ import annotations
@@ -25,48 +23,43 @@ import errno
 import os
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any, BinaryIO
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, BinaryIO
 
 import msgspec
 
-from shipper.record import Batch, Resource
+from shipper.delivery import frames
 from shipper.state.checkpoint import Cursor
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from shipper.fs import FileSystem
+    from shipper.record import Batch
 
 log = get_logger("spill")
 
-_HEADER = struct.Struct("<4sIII")
-_MAGIC = b"SHP1"
 _SEGMENT_BYTES = 8 << 20
 #: Bytes of the disk that no spill takes, so that positions and dead letters can still be saved beside it.
 _KEPT_FREE = 16 << 20
-
-
-class _Frame(msgspec.Struct, array_like=True):
-    times: list[int]
-    stamps: list[int]
-    hashes: bytes
-    raws: list[str]
-    resources: list[tuple[str, dict[str, str]]]
-    resource: list[int]
-    offsets: list[int]
-    severities: list[int] | None
-    messages: list[str] | None
-    attributes: bytes | None  # JSON, because msgpack has no integers beyond 64 bits
-    size: int
-    marks: dict[int, dict[str, Any]] | None
+_END = "end"
+_END_FORM = struct.Struct("<4sQQQ")
+_END_MAGIC = b"SHPE"
 
 
 class _Segment(msgspec.Struct):
+    """``file`` is held open by who only looks, so that a daemon may deliver and delete the segment meanwhile."""
+
     number: int
     path: Path
     size: int
+    file: BinaryIO | None = None
+
+    def open(self) -> AbstractContextManager[BinaryIO]:
+        """Open it for reading at given places."""
+        return self.path.open("rb") if self.file is None else nullcontext(self.file)
 
 
 class Survey(msgspec.Struct, frozen=True):
@@ -79,79 +72,235 @@ class Survey(msgspec.Struct, frozen=True):
 def survey(directory: Path) -> Survey:
     """Count what a spill directory holds, from the headers alone; safe beside a running daemon."""
     records = size = 0
-    for path in sorted(directory.glob("*.seg")):
+    for segment in _segments(directory):
         try:
-            with path.open("rb") as file:
-                size += os.fstat(file.fileno()).st_size
-                records += _count(file)
+            with segment.open() as file:
+                size += segment.size
+                records += sum(frame.records for frame in frames.headers(file, 0, segment.size))
         except FileNotFoundError:  # delivered meanwhile
             continue
     return Survey(records, size)
 
 
-def _count(file: BinaryIO) -> int:
-    """Count the records of the frames from here to the end of a segment."""
-    found = 0
-    while len(header := file.read(_HEADER.size)) == _HEADER.size:
-        magic, length, _crc, count = _HEADER.unpack(header)
-        if magic != _MAGIC:
-            break
-        found += count
-        file.seek(length, os.SEEK_CUR)
+class Damage(msgspec.Struct, frozen=True):
+    """Bytes of a segment that cannot be read."""
+
+    path: Path
+    start: int
+    end: int
+    why: str
+
+
+class Inspection(msgspec.Struct):
+    """What reading a whole spill found: batches and records that are whole, records that are lost, and where."""
+
+    batches: int = 0
+    records: int = 0
+    lost: int = 0
+    damages: list[Damage] = []
+    #: Bytes at the end of a frame that was never written to its end; nothing is lost with them.
+    torn: int = 0
+
+
+def inspect(directory: Path, cursor: Cursor, on_batch: Callable[[Batch], None] = lambda _batch: None) -> Inspection:
+    """Read everything from a cursor on, changing nothing; safe beside a running daemon. Raises OSError."""
+    spill = Spill(directory, cursor=cursor, read_only=True)
+    found = spill.inspection
+    at = spill.cursor
+    while (loaded := spill.load(at)) is not None:
+        batch, behind = loaded
+        found.batches += 1
+        found.records += len(batch)
+        found.lost += max(0, behind.record - at.record - len(batch))
+        at = behind
+        on_batch(batch)
+    if not spill.empty:
+        found.lost += max(0, spill.end.record - at.record)
+    spill.close()
     return found
 
 
+def repair(directory: Path, cursor: Cursor) -> list[Path]:
+    """Write what is whole behind a cursor into new segments and set the old ones aside; give the damaged ones.
+
+    No daemon may run. A repair that is cut short leaves records twice, under the same ids. Raises OSError.
+    """
+    old = Spill(directory, cursor=cursor, read_only=True)
+    damaged = {damage.path for damage in inspect(directory, cursor).damages}
+    before = _segments(directory)
+    new = Spill(directory, cursor=Cursor(before[-1].number, before[-1].size), fresh=True)
+    for batch, _ in old.batches():
+        new.append(batch)
+    new.close()
+    old.close()
+    kept = []
+    for segment in before:
+        if segment.path in damaged:
+            kept.append(segment.path.with_name(segment.path.name + ".damaged"))
+            segment.path.rename(kept[-1])
+        else:
+            segment.path.unlink()
+    if new.empty:
+        (directory / _END).unlink(missing_ok=True)
+    return kept
+
+
+def _segments(directory: Path) -> list[_Segment]:
+    """Give the segments, the oldest first. Anything else that lies there is none of ours."""
+    found = []
+    for path in directory.glob("*.seg"):
+        try:
+            if path.stem.isdigit() and path.is_file():
+                found.append(_Segment(int(path.stem), path, path.stat().st_size))
+        except FileNotFoundError:
+            continue
+    return sorted(found, key=lambda segment: segment.number)
+
+
 class Spill:
-    """The batches of one sink on disk. ``limit`` is in bytes; ``on_lost`` gets the number of records lost."""
+    """The batches of one sink on disk. ``limit`` is in bytes; ``on_lost`` gets a reason and the number of records lost,
+    ``on_fault`` the number of records of which something could not be written.
+
+    ``read_only`` opens one to look at: nothing is cut, moved or deleted. ``fresh`` begins behind the cursor, whatever
+    is there.
+    """
 
     def __init__(
-        self, directory: Path, *, limit: int, fs: FileSystem, cursor: Cursor, on_lost: Callable[[str, int], None]
+        self,
+        directory: Path,
+        *,
+        cursor: Cursor,
+        limit: int = 1 << 62,
+        fs: FileSystem | None = None,
+        on_lost: Callable[[str, int], None] = lambda _reason, _records: None,
+        on_fault: Callable[[int], None] = lambda _records: None,
+        read_only: bool = False,
+        fresh: bool = False,
     ) -> None:
+        from shipper.fs import FileSystem  # noqa: PLC0415 - a default only
+
         self._directory = directory
         self._limit = limit
         # Room for one more batch, so that the limit holds without knowing how well that batch compresses.
         self._reserve = min(512 << 10, limit // 4)
         self._kept_free = min(_KEPT_FREE, limit // 8)
         self._segment_bytes = max(64 << 10, min(_SEGMENT_BYTES, limit // 8))
-        self._fs = fs
+        self._fs = fs or FileSystem()
         self._on_lost = on_lost
+        self._on_fault = on_fault
+        self._read_only = read_only
         self._fd: int | None = None
+        self._end_fd: int | None = None
         self._segments: list[_Segment] = []
+        self._reported: set[tuple[int, int]] = set()
+        self.inspection = Inspection(damages=[])
         self.cursor = cursor
-        if directory.is_dir():
+        #: Behind the last batch that was appended.
+        self.end = cursor
+        if directory.is_dir() and not fresh:
             self._recover()
 
     def _recover(self) -> None:
-        for path in sorted(self._directory.glob("*.seg")):
-            if path.stem.isdigit():
-                self._segments.append(_Segment(int(path.stem), path, path.stat().st_size))
-        if self._segments:
-            last = self._segments[-1]
-            good = self._scan(last)
-            if good < last.size:
-                log.warning("torn end of spill cut off", file=str(last.path), size=last.size, kept=good)
-                os.truncate(last.path, good)
-                last.size = good
-        while self._segments and (self._segments[0].number < self.cursor.segment or not self._segments[0].size):
+        # In this order, for who looks beside a daemon: what is appended in between is whole, or was not safe yet.
+        known = self._read_end()
+        self._segments = _segments(self._directory)
+        if self._read_only:
+            self._hold()
+        if not self._segments:
+            if known is not None:
+                # It is removed before the last segment is.
+                log.error("spilled lines are gone, though they were not delivered", directory=str(self._directory))
+                self._lose(known.record - max(0, self.cursor.record))
+                self._remove_end()
+            return
+        self._check_tail(known)
+        if not self._segments:
+            return
+        last = self._segments[-1].number
+        if self.cursor.segment > last and (known is None or self.cursor.place > known.place):
+            log.error(
+                "the cursor is behind the end of the spill, as if one of the two was put back; all of it is delivered again",
+                directory=str(self._directory), segment=self.cursor.segment, offset=self.cursor.offset,
+            )  # fmt: skip
+            self.cursor = Cursor(0, 0)
+        while self._segments and self._segments[0].number < self.cursor.segment:
             self._drop_first()
-        if self._segments:
-            if self.cursor.segment != self._segments[0].number:
-                self.cursor = Cursor(self._segments[0].number, 0)
-            self._consume(self.cursor)
+        if not self._segments:
+            return
+        self.cursor = self._numbered(self.cursor)
+        self.end = Cursor(last, self._segments[-1].size, self._last_record(known))
+        self._consume(self.cursor)
 
-    def _scan(self, segment: _Segment) -> int:
-        """Give the offset up to which the frames of a segment are whole."""
-        offset = 0
-        with segment.path.open("rb") as file:
-            while header := file.read(_HEADER.size):
-                if len(header) < _HEADER.size:
-                    break
-                magic, length, crc, _count = _HEADER.unpack(header)
-                payload = file.read(length) if magic == _MAGIC else b""
-                if magic != _MAGIC or len(payload) < length or zlib.crc32(payload) != crc:
-                    break
-                offset += _HEADER.size + length
-        return offset
+    def _hold(self) -> None:
+        for segment in list(self._segments):
+            try:
+                segment.file = segment.path.open("rb")
+            except FileNotFoundError:  # delivered meanwhile
+                self._segments.remove(segment)
+
+    def _read_end(self) -> Cursor | None:
+        try:
+            data = (self._directory / _END).read_bytes()
+        except OSError:
+            return None
+        form = _END_FORM.size
+        if len(data) < form + 4 or zlib.crc32(data[:form]) != int.from_bytes(data[form : form + 4], "little"):
+            return None
+        magic, segment, offset, record = _END_FORM.unpack_from(data)
+        return Cursor(segment, offset, record) if magic == _END_MAGIC else None
+
+    def _check_tail(self, known: Cursor | None) -> None:
+        """Cut off what a crash left half written at the end. What was safe and is damaged stays, to be counted."""
+        last = self._segments[-1]
+        # Nothing below the known end is looked at: it was safe, so it is whole or it is damage.
+        keep = 0
+        if known is not None and known.segment >= last.number:
+            keep = last.size if known.segment > last.number else min(known.offset, last.size)
+        with last.open() as file:
+            for frame in frames.headers(file, keep, last.size):
+                if frames.payload_of(file, frame) is not None:
+                    keep = frame.end
+            if keep == last.size or (known is None and not frames.is_torn(file, keep, last.size)):
+                return
+        self.inspection.torn += last.size - keep
+        if self._read_only:
+            last.size = keep
+            return
+        log.warning(
+            "a batch that was being spilled when we ended is cut off; it never counted as safe and is read again",
+            file=str(last.path), size=last.size, kept=keep,
+        )  # fmt: skip
+        os.truncate(last.path, keep)
+        last.size = keep
+        if not keep:
+            self._segments.pop()
+            self._fs.unlink(last.path)
+
+    def _numbered(self, cursor: Cursor) -> Cursor:
+        """Give the cursor at a segment that is there, with the number of the first record behind it."""
+        first = self._segments[0]
+        there = cursor.segment == first.number
+        if there and cursor.record >= 0 and not (cursor.offset and not cursor.record):
+            return cursor
+        offset = cursor.offset if there else 0
+        with first.open() as file:
+            frame = frames.frame_at(file, offset, first.size)
+        # What the state last knew is the best guess where the first header is damaged.
+        record = cursor.record if frame is None else frame.first
+        return Cursor(first.number, offset, max(0, record))
+
+    def _last_record(self, known: Cursor | None) -> int:
+        """Give the number of records that were appended up to the end; only what is behind the known end is read."""
+        at = self.cursor if known is None else max(known, self.cursor)
+        record = at.record
+        for segment in self._segments:
+            if segment.number < at.segment:
+                continue
+            start = at.offset if segment.number == at.segment else 0
+            with segment.open() as file:
+                for frame in frames.headers(file, start, segment.size):
+                    record = (frame.first if frame.first >= 0 else record) + frame.records
+        return record
 
     @property
     def size(self) -> int:
@@ -177,15 +326,19 @@ class Spill:
         # The state directory exists before any spill: <state_dir>/spill/<sink>.
         return self._fs.free_bytes(self._directory.parent.parent) < self._kept_free
 
-    def append(self, batch: Batch) -> None:
-        """Write a batch durably at the end.
+    def append(self, batch: Batch) -> Cursor:
+        """Write a batch durably at the end; give the cursor behind it.
 
         Raises OSError (no space, say); then nothing was appended and the segment is as it was.
         """
         if self._disk_nearly_full():
             raise OSError(errno.ENOSPC, f"No space left for the spill: {self._kept_free} bytes stay free for positions")
-        payload = _encode(batch)
-        frame = _HEADER.pack(_MAGIC, len(payload), zlib.crc32(payload), len(batch)) + payload
+        try:
+            frame, faults = frames.make_frame(
+                batch, max(0, self.end.record, 0 if self._segments else self.cursor.record)
+            )
+        except MemoryError as error:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
         if self._fd is None or self._segments[-1].size >= self._segment_bytes:
             self._begin_segment()
         segment = self._segments[-1]
@@ -197,11 +350,31 @@ class Spill:
             self._abandon(segment)
             raise
         segment.size += len(frame)
+        self.end = Cursor(segment.number, segment.size, max(0, self.end.record) + len(batch))
+        self._write_end()
+        if faults:
+            log.warning(
+                "attributes that cannot be written were left out; the lines themselves are whole",
+                directory=str(self._directory), records=faults,
+            )  # fmt: skip
+            self._on_fault(faults)
+        return self.end
+
+    def _write_end(self) -> None:
+        """Note that everything up to the end is safe. Not synced: an older note is as right, only less exact."""
+        data = _END_FORM.pack(_END_MAGIC, *self.end.place, self.end.record)
+        try:
+            if self._end_fd is None:
+                self._end_fd = os.open(self._directory / _END, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                os.fchmod(self._end_fd, 0o600)
+            os.pwrite(self._end_fd, data + zlib.crc32(data).to_bytes(4, "little"), 0)
+        except OSError as error:
+            log.warning("the end of the spill is not noted", directory=str(self._directory), error=str(error))
 
     def _begin_segment(self) -> None:
         self._close_fd()
-        number = self._segments[-1].number + 1 if self._segments else self.cursor.segment + 1
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = max(self._segments[-1].number if self._segments else 0, self.cursor.segment) + 1
+        self._fs.make_private(self._directory)
         path = self._directory / f"{number:016d}.seg"
         fd = self._fs.open_append(path)
         try:
@@ -213,7 +386,8 @@ class Spill:
         self._fd = fd
         self._segments.append(_Segment(number, path, 0))
         if len(self._segments) == 1:
-            self.cursor = Cursor(number, 0)
+            record = max(0, self.cursor.record, self.end.record)
+            self.cursor = self.end = Cursor(number, 0, record)
 
     def _abandon(self, segment: _Segment) -> None:
         # A half-written frame must not stay in front of later ones.
@@ -227,76 +401,149 @@ class Spill:
             segment.path.unlink(missing_ok=True)
             self._segments.remove(segment)
 
-    def load(self, cursor: Cursor) -> tuple[Batch, Cursor] | None:
-        """Read the batch at a cursor; give it with the cursor behind it, or None at the end.
+    def batches(self) -> Iterator[tuple[Batch, Cursor]]:
+        """Give the batches in order, each with the cursor behind it."""
+        at = self.cursor
+        while (found := self.load(at)) is not None:
+            yield found
+            at = found[1]
 
-        A damaged frame is reported and counted, and reading goes on in the next segment.
-        """
-        for segment in list(self._segments):
+    def load(self, cursor: Cursor) -> tuple[Batch, Cursor] | None:
+        """Read the first whole batch at or behind a cursor; give it with the cursor behind it, or None at the end."""
+        record = cursor.record
+        for segment in self._segments:
             if segment.number < cursor.segment:
                 continue
             offset = cursor.offset if segment.number == cursor.segment else 0
             if offset >= segment.size:
                 continue
-            batch, size = self._read(segment, offset)
-            if batch is not None:
-                return batch, Cursor(segment.number, offset + size)
+            try:
+                with segment.open() as file:
+                    while offset < segment.size:
+                        frame = frames.next_frame(file, offset, segment.size)
+                        if frame is None or frame.offset > offset:
+                            self._report(segment, offset, segment.size if frame is None else frame.offset, "no frame")
+                        if frame is None:
+                            break
+                        offset = frame.end
+                        record = (frame.first if frame.first >= 0 else record) + frame.records
+                        batch = self._batch(segment, frame, frames.payload_of(file, frame))
+                        if batch is not None:
+                            return batch, Cursor(segment.number, offset, record)
+            except FileNotFoundError:
+                self._report(segment, offset, segment.size, "the file is gone")
         return None
 
-    def _read(self, segment: _Segment, offset: int) -> tuple[Batch | None, int]:
-        with segment.path.open("rb") as file:
-            file.seek(offset)
-            header = file.read(_HEADER.size)
-            if len(header) == _HEADER.size:
-                magic, length, crc, count = _HEADER.unpack(header)
-                if magic == _MAGIC:
-                    payload = file.read(length)
-                    if len(payload) == length and zlib.crc32(payload) == crc:
-                        return _decode(payload), _HEADER.size + length
-                    self._on_lost("spill_damaged", count)
-        log.error(
-            "a spilled batch is damaged; the rest of its segment is skipped",
-            file=str(segment.path), offset=offset, size=segment.size - offset,
-        )  # fmt: skip
-        return None, 0
+    def _batch(self, segment: _Segment, frame: frames.Frame, payload: bytes | None) -> Batch | None:
+        if payload is None:
+            self._report(segment, frame.offset, frame.end, "the checksum is wrong")
+            return None
+        try:
+            batch = frames.decode(payload)
+        except Exception as error:  # noqa: BLE001 - garbage may raise anything; it costs this frame
+            self._report(segment, frame.offset, frame.end, f"{type(error).__name__}: {error}")
+            return None
+        if len(batch) != frame.records:
+            self._report(segment, frame.offset, frame.end, f"it has {len(batch)} records, not {frame.records}")
+            return None
+        return batch
 
-    def consume(self, cursor: Cursor) -> None:
-        """Everything before the cursor was delivered: move on and delete segments that are done."""
-        if cursor > self.cursor:
-            self._consume(cursor)
+    def _report(self, segment: _Segment, start: int, end: int, why: str) -> None:
+        if (segment.number, start) in self._reported:
+            return
+        self._reported.add((segment.number, start))
+        self.inspection.damages.append(Damage(segment.path, start, end, why))
+        if not self._read_only:
+            log.error(
+                "spilled lines are damaged; what is whole behind them is delivered, the rest is counted as lost",
+                file=str(segment.path), start=start, end=end, why=why,
+            )  # fmt: skip
+
+    def consume(self, cursor: Cursor, *, delivered: int | None = None) -> None:
+        """Everything before the cursor was dealt with: move on and delete segments that are done.
+
+        ``delivered`` is how many records behind the last cursor were delivered: those missing from that are lost.
+        """
+        if cursor.place <= self.cursor.place:
+            return
+        lost = 0 if delivered is None else cursor.record - self.cursor.record - delivered
+        self._consume(cursor)
+        self._lose(lost)
 
     def _consume(self, cursor: Cursor) -> None:
         self.cursor = cursor
         while self._segments:
             first = self._segments[0]
             if first.number > cursor.segment or (first.number == cursor.segment and cursor.offset < first.size):
-                break
+                return
             self._drop_first()
+        # A segment at the end that is gone.
+        self._lose(self.end.record - cursor.record)
+        self.cursor = Cursor(self.cursor.segment, self.cursor.offset, max(self.end.record, cursor.record))
+
+    def _lose(self, records: int) -> None:
+        if records > 0 and self._read_only:
+            self.inspection.lost += records
+        elif records > 0:
+            self._on_lost("spill_damaged", records)
+
+    def give_up(self) -> None:
+        """Delete everything: what is left is damaged beyond reading, and lost."""
+        lost = self.end.record - self.cursor.record
+        self.clear()
+        self._lose(lost)
 
     def clear(self) -> None:
-        """Delete everything: it is damaged beyond reading, or still held in memory."""
+        """Delete everything: it is still held in memory."""
         while self._segments:
             self._drop_first()
 
     def drop_oldest(self) -> int:
         """Delete the oldest segment to make room; give the number of records that were lost with it."""
-        first = self._segments[0]
-        start = self.cursor.offset if self.cursor.segment == first.number else 0
-        with first.path.open("rb") as file:
-            file.seek(start)
-            lost = _count(file)
+        begin, record = self.cursor.record, self._record_behind_first()
         self._drop_first()
         if self._segments:
-            self.cursor = Cursor(self._segments[0].number, 0)
-        return lost
+            self.cursor = Cursor(self._segments[0].number, 0, record)
+        else:
+            self.cursor = Cursor(self.cursor.segment, self.cursor.offset, record)
+        return max(0, record - begin)
+
+    def _record_behind_first(self) -> int:
+        if len(self._segments) == 1:
+            return self.end.record
+        after = self._segments[1]
+        with after.open() as file:
+            frame = frames.frame_at(file, 0, after.size)
+        if frame is not None and frame.first >= 0:
+            return frame.first
+        first = self._segments[0]
+        start = self.cursor.offset if self.cursor.segment == first.number else 0
+        with first.open() as file:
+            return self.cursor.record + sum(frame.records for frame in frames.headers(file, start, first.size))
 
     def _drop_first(self) -> None:
         first = self._segments.pop(0)
+        if self._read_only:
+            if first.file is not None:
+                first.file.close()
+            return
         if not self._segments:
             self._close_fd()
+            self._remove_end()
         if self.cursor.segment <= first.number:
-            self.cursor = Cursor(first.number, first.size)
-        self._fs.unlink(first.path)
+            record = self.cursor.record if self._segments else max(self.cursor.record, self.end.record)
+            self.cursor = Cursor(first.number, first.size, record)
+        try:
+            self._fs.unlink(first.path)
+        except FileNotFoundError:
+            log.error("a spilled segment was gone before it was delivered", file=str(first.path))
+
+    def _remove_end(self) -> None:
+        if self._end_fd is not None:
+            os.close(self._end_fd)
+            self._end_fd = None
+        if not self._read_only:
+            (self._directory / _END).unlink(missing_ok=True)
 
     def _close_fd(self) -> None:
         if self._fd is not None:
@@ -304,49 +551,11 @@ class Spill:
             self._fd = None
 
     def close(self) -> None:
-        """Close the segment being written."""
+        """Close all files."""
         self._close_fd()
-
-
-def _encode(batch: Batch) -> bytes:
-    table: dict[Resource, int] = {}
-    index = [table.setdefault(resource, len(table)) for resource in batch.resources]
-    frame = _Frame(
-        times=batch.times,
-        stamps=batch.stamps,
-        hashes=b"".join([value.to_bytes(16, "big") for value in batch.hashes]),
-        raws=batch.raws,
-        resources=[(resource.source, resource.attributes) for resource in table],
-        resource=index,
-        offsets=batch.offsets,
-        severities=batch.severities,
-        messages=batch.messages,
-        attributes=None if batch.attributes is None else msgspec.json.encode(batch.attributes),
-        size=batch.size,
-        marks=batch.marks,
-    )
-    import zstandard  # noqa: PLC0415 - a healthy daemon never spills and need not pay for it
-
-    return zstandard.ZstdCompressor(level=1).compress(msgspec.msgpack.encode(frame))
-
-
-def _decode(payload: bytes) -> Batch:
-    import zstandard  # noqa: PLC0415 - see _encode
-
-    frame = msgspec.msgpack.decode(zstandard.ZstdDecompressor().decompress(payload), type=_Frame)
-    table = [Resource(source, attributes) for source, attributes in frame.resources]
-    return Batch(
-        times=frame.times,
-        stamps=frame.stamps,
-        hashes=[int.from_bytes(frame.hashes[i : i + 16], "big") for i in range(0, len(frame.hashes), 16)],
-        raws=frame.raws,
-        resources=[table[i] for i in frame.resource],
-        offsets=frame.offsets,
-        severities=frame.severities,
-        messages=frame.messages,
-        attributes=None
-        if frame.attributes is None
-        else msgspec.json.decode(frame.attributes, type=list[dict[str, Any]]),
-        size=frame.size,
-        marks=frame.marks,
-    )
+        for segment in self._segments:
+            if segment.file is not None:
+                segment.file.close()
+        if self._end_fd is not None:
+            os.close(self._end_fd)
+            self._end_fd = None

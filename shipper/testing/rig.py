@@ -17,8 +17,9 @@ from pathlib import Path
 import msgspec
 
 from shipper.delivery.buffer import Buffer
-from shipper.delivery.deadletter import DeadLetters, Entry
+from shipper.delivery.deadletter import DeadLetters
 from shipper.delivery.delivery import Delivery
+from shipper.delivery.letters import Entry
 from shipper.delivery.spill import Spill
 from shipper.fs import FileSystem
 from shipper.record import Batch, Span
@@ -57,7 +58,7 @@ class Rig:
             max_memory=_MEMORY,
             drop_oldest=False,
             on_safe=lambda spans: self._ledger.done(_NAME, spans),
-            on_cursor=lambda cursor: self._ledger.spill_cursor(_NAME, cursor.segment, cursor.offset),
+            on_cursor=lambda cursor: self._ledger.spill_cursor(_NAME, cursor.segment, cursor.offset, cursor.record),
             on_dropped=lambda records: self.metrics.dropped("spill_full", records),
         )
         self.delivery = Delivery(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -11,7 +12,7 @@ import pytest
 
 from shipper.delivery.spill import Spill
 from shipper.fs import FileSystem
-from shipper.state.checkpoint import Cursor
+from shipper.state.checkpoint import Checkpoint, Cursor
 from shipper.testing.batches import make_batch
 
 Run = Callable[..., "CompletedProcess[str]"]
@@ -84,3 +85,65 @@ def test_nothing_is_dropped_beside_a_running_daemon(run: Run, tmp_path: Path) ->
 def test_name_is_never_taken_for_a_path(run: Run, tmp_path: Path) -> None:
     assert run("spill", "drop", "../spill/old", "--yes").returncode == 1
     assert segments(tmp_path, "old") == 1
+
+
+def damage(tmp_path: Path, name: str) -> None:
+    (segment,) = (tmp_path / "state" / "spill" / name).glob("*.seg")
+    data = bytearray(segment.read_bytes())
+    data[40] ^= 0xFF
+    segment.write_bytes(data)
+
+
+def test_check_says_what_is_whole_and_where_what_is_not(run: Run, tmp_path: Path) -> None:
+    done = run("spill", "check")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "new: 6 records in 2 batches are whole, 0 records are lost",
+        "old: 14 records in 2 batches are whole, 0 records are lost",
+    ]
+    damage(tmp_path, "old")
+    done = run("spill", "check", "old")
+    assert done.returncode == 1
+    first, second = done.stdout.splitlines()
+    assert first == "old: 7 records in 1 batches are whole, 7 records are lost"
+    assert "0000000000000001.seg: bytes 0 to " in second
+    assert "checksum" in second
+    assert run("spill", "check", "../spill/old").returncode == 1
+
+
+def test_export_prints_what_can_be_read(run: Run, tmp_path: Path) -> None:
+    damage(tmp_path, "old")
+    done = run("spill", "export", "old")
+    assert done.returncode == 0
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["raw"] for line in lines] == ["line"] * 7
+    assert set(lines[0]) == {"id", "time", "level", "message", "attributes", "raw", "resource", "offset"}
+    assert "7 records cannot be read" in done.stderr
+    assert run("spill", "export", "nobody").returncode == 1
+
+
+def test_repair_keeps_what_is_whole_and_the_damaged_file_and_notes_the_loss(run: Run, tmp_path: Path) -> None:
+    damage(tmp_path, "new")
+    assert run("spill", "repair", "new").returncode != 0, "no answer is no"
+    done = run("spill", "repair", "new", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "new: 3 records kept, 3 lost" in done.stdout
+    assert ".seg.damaged" in done.stdout
+    assert run("spill", "check", "new").returncode == 0
+    assert len(run("spill", "export", "new").stdout.splitlines()) == 3
+    checkpoint = Checkpoint(tmp_path / "state")
+    assert [(one.sink, one.reason, one.records) for one in checkpoint.given_up()] == [("new", "spill_damaged", 3)]
+    checkpoint.close()
+    done = run("spill", "repair", "new", "--yes")
+    assert "nothing is damaged, 3 records are whole" in done.stdout
+
+
+def test_repair_is_refused_beside_a_running_daemon(run: Run, tmp_path: Path) -> None:
+    damage(tmp_path, "old")
+    with (tmp_path / "state" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run("spill", "repair", "old", "--yes")
+        assert done.returncode == 75
+        assert "in use by another shipper" in done.stderr
+        assert run("spill", "check", "old").returncode == 1
+        assert len(run("spill", "export", "old").stdout.splitlines()) == 7
