@@ -113,13 +113,17 @@ def _show(status: Status, verdict: Verdict) -> None:
             say(f"    {source.detail}")
     for name, sink in status.sinks.items():
         letters = status.waiting[name].dead_letters if name in status.waiting else 0
+        limit = f" of {format_size(sink.dead_letter_limit)}" if sink.dead_letter_limit else ""
+        kept = f" ({format_size(sink.dead_letter_bytes)}{limit})" if letters else ""
         say(
             f"sink   {name:<{width}}  {sink.state:<9}  {sink.role}"
             f"  lag {format_duration(sink.oldest_seconds)}  backlog {format_size(sink.backlog_bytes)}"
             f"  spill {format_size(sink.spill_bytes)} of {format_size(sink.spill_limit)}"
-            f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}",
+            f"  {counted(sink.lines, 'line')} taken  {counted(letters, 'dead letter')}{kept}",
             _color(sink, letters),
         )
+        for reason, records in sink.given_up.items():
+            say(f"    {counted(records, 'line')} never given to it, since the state was begun ({reason})")
         for line in _sink_details(sink):
             say(f"    {line}")
     for line in _unconfigured_sinks({name: item for name, item in status.waiting.items() if name not in status.sinks}):

@@ -348,6 +348,8 @@ class Intake:
                 return
             if part is not None and begin > span.start:
                 part = part.select([i for i, offset in enumerate(part.offsets) if offset >= begin])
+        if part is not None:
+            part = delivery.admit(part, span.file if span is not None else None)
         if part is None or not len(part):
             if span is not None:
                 self._ledger.done(delivery.name, [span])

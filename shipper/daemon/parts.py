@@ -123,12 +123,18 @@ class Parts(msgspec.Struct, frozen=True):
         limits = self.section(name).buffer
         state = ledger.sink_state(name)
         sink.resume(state.position)
+
+        def given_up(reason: str, records: int) -> None:
+            metrics.dropped(reason, records)
+            ledger.give_up(name, reason, records)
+
         spill = Spill(
             spill_directory(self.config.state_dir, name),
             limit=parse_size(limits.max_size),
             fs=FileSystem(),
-            cursor=Cursor(state.segment, state.offset),
-            on_lost=metrics.dropped,
+            cursor=Cursor(state.segment, state.offset, state.record),
+            on_lost=given_up,
+            on_fault=lambda records: metrics.fault("spill", records),
         )
         buffer = Buffer(
             spill,
@@ -136,15 +142,22 @@ class Parts(msgspec.Struct, frozen=True):
             max_memory=parse_size(limits.max_memory),
             drop_oldest=limits.when_full == "drop_oldest",
             on_safe=lambda spans: ledger.done(name, spans),
-            on_cursor=lambda cursor: ledger.spill_cursor(name, cursor.segment, cursor.offset),
-            on_dropped=lambda records: metrics.dropped("spill_full", records),
+            on_cursor=lambda cursor: ledger.spill_cursor(name, cursor.segment, cursor.offset, cursor.record),
+            on_dropped=lambda records: given_up("spill_full", records),
         )
         return Delivery(
             name,
             sink,
             buffer,
             ledger=ledger,
-            dead_letters=DeadLetters(self.config.state_dir / "dead-letter" / f"{name}.jsonl"),
+            dead_letters=DeadLetters(
+                self.config.state_dir / "dead-letter" / f"{name}.jsonl",
+                clock=clock,
+                limit=parse_size(limits.max_dead_letters),
+                drop_oldest=limits.when_full == "drop_oldest",
+                on_dropped=lambda records: given_up("dead_letters_full", records),
+                on_fault=lambda records: metrics.fault("dead letter", records),
+            ),
             clock=clock,
             metrics=metrics,
             health=health,

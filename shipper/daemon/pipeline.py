@@ -52,6 +52,12 @@ class Pipeline:
         if checkpoint.damaged is not None:
             log.error("the state was damaged; it is set aside and files are read again", kept=str(checkpoint.damaged))
             health.report("state", "ok", f"was damaged and set aside as {checkpoint.damaged}")
+        elif checkpoint.missing:
+            log.error(
+                "the state is gone, though spilled lines or dead letters show that there was one; files are read again",
+                missing=str(checkpoint.path),
+            )
+            health.report("state", "ok", f"{checkpoint.path} was gone; files were read again")
         try:
             self._ledger = Ledger(checkpoint, parts.router.sinks, clock, on_lost=metrics.lost)
             self._deliveries = parts.deliveries(self._ledger, clock=clock, metrics=metrics, health=health)

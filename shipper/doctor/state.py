@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shipper.delivery.deadletter import DeadLetters
 from shipper.delivery.survey import StateSurvey
 from shipper.doctor.files import described
 from shipper.doctor.host import Host, Identity, is_directory, present
@@ -43,7 +44,7 @@ def results(config: Config, host: Host) -> Iterator[CheckResult]:
         return
     yield _leftover(config, waiting)
     yield from _spills(config, waiting)
-    yield from _dead_letters(waiting)
+    yield from _dead_letters(config, waiting)
 
 
 def _existing(directory: Path) -> Path:
@@ -147,10 +148,13 @@ def _spills(config: Config, waiting: dict[str, Waiting]) -> Iterator[CheckResult
     yield ok("D46", f"{format_size(total)} wait on disk")
 
 
-def _dead_letters(waiting: dict[str, Waiting]) -> Iterator[CheckResult]:
+def _dead_letters(config: Config, waiting: dict[str, Waiting]) -> Iterator[CheckResult]:
     refused = {name: item.dead_letters for name, item in waiting.items() if item.dead_letters}
     for name, count in refused.items():
+        taken = format_size(DeadLetters(config.state_dir / "dead-letter" / f"{name}.jsonl").size)
+        if name in config.sinks:
+            taken += f" of {format_size(parse_size(config.sinks[name].buffer.max_dead_letters))}"
         fix = f"shipper dead-letters ls --sink {name}; mend the cause, then: shipper dead-letters retry --sink {name}"
-        yield warn("D47", f"{counted(count, 'record')} refused by {name} for good and kept", fix)
+        yield warn("D47", f"{counted(count, 'record')} refused by {name} for good and kept ({taken})", fix)
     if not refused:
         yield ok("D47", "none")

@@ -49,6 +49,8 @@ class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One sink that has a delivery. ``role`` is active, routed or draining; ``next_try`` is None when none waits.
 
     ``backlog_bytes`` wait in memory, the oldest for ``oldest_seconds``; ``error`` is the last, ``error_seconds`` ago.
+    ``restarts`` counts faults of our own; ``given_up`` records that it will never be given, by reason, since the state
+    was begun.
     """
 
     role: str
@@ -60,6 +62,10 @@ class SinkStatus(msgspec.Struct, frozen=True, kw_only=True):
     oldest_seconds: float = 0.0
     spill_bytes: int = 0
     spill_limit: int = 0
+    dead_letter_bytes: int = 0
+    dead_letter_limit: int = 0
+    restarts: int = 0
+    given_up: dict[str, int] = {}
     attempts: int = 0
     retries: int = 0
     next_try: float | None = None
@@ -124,9 +130,15 @@ def _reasons(status: Status) -> Iterator[tuple[str, str]]:
     for name, sink in status.sinks.items():
         if sink.state not in {"ok", "starting"}:
             yield f"sink {name} is {sink.state}: {sink.detail}", f"shipper check --online --sink {quote(name)}"
+        if sink.restarts:
+            text = f"sink {name} began anew {counted(sink.restarts, 'time')} after a fault of our own; please report it"
+            yield text, "shipper doctor"
         if sink.spill_limit and sink.spill_bytes > NEARLY_FULL * sink.spill_limit:
             share = 100 * sink.spill_bytes // sink.spill_limit
             yield f"the spill of sink {name} is {share} % full", f"shipper check --online --sink {quote(name)}"
+        if sink.dead_letter_limit and sink.dead_letter_bytes > NEARLY_FULL * sink.dead_letter_limit:
+            share = 100 * sink.dead_letter_bytes // sink.dead_letter_limit
+            yield f"the dead letters of sink {name} are {share} % full", f"shipper dead-letters ls --sink {quote(name)}"
     for component, text in status.troubles.items():
         yield f"{component} {text}", "shipper doctor"
     for name, source in status.sources.items():

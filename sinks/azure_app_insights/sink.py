@@ -68,6 +68,7 @@ class AppInsightsSink(Sink):
 
     config: ClassVar[type[SinkConfig]] = AppInsightsConfig
     limits = Limits(records=5_000, bytes=2 << 20)
+    max_age = OLDEST / 1_000_000_000
 
     def __init__(self, config: AppInsightsConfig, *, now: Callable[[], float] = time.time) -> None:
         self._config = config

@@ -38,6 +38,7 @@ class CloudwatchSink(Sink):
 
     config: ClassVar[type[SinkConfig]] = CloudwatchConfig
     limits = Limits(records=10_000, bytes=2 << 20)
+    max_age = (OLDEST + _DOUBT) / 1000
 
     def __init__(self, config: CloudwatchConfig, *, now: Callable[[], float] = time.time) -> None:
         require_boto3()

@@ -98,7 +98,8 @@ class LokiSink(Sink):
         self._lines = lines.writer(config.line)
         self._ids = config.structured_metadata != "none"
         self._most_line = parse_size(config.max_line_size)
-        self._max_age = int(parse_duration(config.max_age) * _SECOND) if config.max_age else None
+        self.max_age = parse_duration(config.max_age) if config.max_age else None
+        self._max_age = None if self.max_age is None else int(self.max_age * _SECOND)
         self._window = int(parse_duration(config.out_of_order_window) * _SECOND)
         self._states = States(self._window)
         self._moved: OrderedDict[str, int] = OrderedDict()

@@ -44,6 +44,44 @@ def test_restart_delivers_what_came_meanwhile_and_nothing_again(tmp_path: Path) 
     assert len(a.ids) == 80, "no line was sent twice"
 
 
+def test_a_fresh_start_on_old_logs_passes_them_over_for_a_sink_that_takes_no_age_and_for_no_other(
+    tmp_path: Path,
+) -> None:
+    """600,000 lines older than Loki takes once made 471 MB of dead letters."""
+    a, b = MemorySink("a"), MemorySink("b")
+    a.max_age = 7 * 86_400.0
+    rig = PipelineRig(tmp_path, a, b)
+    rig.source.lines = lines(2_000)
+    rig.start()
+    assert b.wait(2_000)
+    rig.stop()
+    assert (a.ids, list(tmp_path.glob("dead-letter/*"))) == ([], [])
+    assert rig.metrics.value("shipper_passed_over_total", sink="a", reason="too_old") == 2_000
+    again = PipelineRig(tmp_path, a, b)
+    again.source.lines = lines(2_000)
+    again.start()
+    assert again.until(again.source.exhausted)
+    sinks = again.pipeline.sinks()  # type: ignore[union-attr]
+    again.stop()
+    assert again.metrics.value("shipper_passed_over_total", sink="a", reason="too_old") == 0, "they are done"
+    assert (sinks["a"].given_up, sinks["b"].given_up) == ({"too_old": 2_000}, {})
+
+
+def test_a_state_that_is_gone_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a = MemorySink()
+    a.poison = "line 3"
+    rig = PipelineRig(tmp_path, a)
+    rig.source.lines = ["line 3", "line 4"]
+    rig.start()
+    assert a.wait(1)
+    rig.stop()
+    (tmp_path / "state.db").unlink()
+    again = PipelineRig(tmp_path, a)
+    again.start()
+    again.stop()
+    assert any("the state is gone" in record.getMessage() for record in caplog.records)
+
+
 def test_with_one_sink_down_the_file_is_the_queue(tmp_path: Path) -> None:
     """The reader stops at the memory limit; after the first failures what was read is safe on disk; later all come."""
     a = MemorySink()
