@@ -96,11 +96,16 @@ class Positions(Protocol):
         """
 
 
+def ignore_fault(path: str, kind: str) -> None:
+    """Take no note of a fault."""
+
+
 class SourceContext(msgspec.Struct, frozen=True):
     """What the pipeline hands a source. ``wake`` may be called from any thread to have ``poll`` called soon.
 
     ``once`` means: deliver everything present, then stop; a last line without newline is complete at once.
-    ``own_paths`` are files this daemon itself writes; a source must never read them.
+    ``own_paths`` are files this daemon itself writes; a source must never read them. ``fault`` counts what a line or a
+    file made the code raise: it takes the file's path and the kind of the exception.
     """
 
     name: str
@@ -110,6 +115,7 @@ class SourceContext(msgspec.Struct, frozen=True):
     host: str
     once: bool = False
     own_paths: frozenset[str] = frozenset()
+    fault: Callable[[str, str], None] = ignore_fault
 
 
 class Source(ABC):

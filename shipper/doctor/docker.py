@@ -13,7 +13,8 @@ import msgspec
 
 from shipper.doctor.result import CheckResult, ok, several, warn
 from shipper.sources.docker import DockerConfig
-from shipper.tailing.container import Container
+from shipper.tailing.bytes import read_small
+from shipper.tailing.container import CONFIG_BYTES, Container
 from shipper.units import counted
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def containers(config: Config) -> list[ContainerLog]:
 
 def _log_config(path: Path) -> tuple[str | None, dict[str, str]]:
     try:
-        host: Any = json.loads(path.read_bytes())
+        host: Any = json.loads(read_small(str(path), CONFIG_BYTES)[0])
         declared = host["LogConfig"]
         return str(declared["Type"]), {str(key): str(value) for key, value in (declared.get("Config") or {}).items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

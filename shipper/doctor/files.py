@@ -18,6 +18,7 @@ from shipper.doctor.result import CheckResult, fail, ok, several, warn
 from shipper.sources.docker import DockerConfig
 from shipper.sources.file import FileConfig
 from shipper.state.volume import filesystem_of
+from shipper.tailing.paths import NotFollowedError, followed
 from shipper.units import counted
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def results(config: Config, host: Host, seen: list[ContainerLog]) -> Iterator[Ch
     yield _rotation(found, host.root)
     yield _read_by_two_sources(config, found)
     yield _own_output(config, found, host)
+    yield _links(config, found, host.identity)
 
 
 def _found(config: Config, name: str, paths: list[str], identity: Identity) -> CheckResult:
@@ -314,6 +316,24 @@ def _own_output(config: Config, found: dict[str, list[str]], host: Host) -> Chec
                 text = f"source {source} reads {path}, which is written by shipper ({writer}): a loop without end"
                 return fail("D16", text, f'sources.{source}.exclude: ["{path}"]')
     return ok("D16", "no source reads what shipper writes")
+
+
+def _links(config: Config, found: dict[str, list[str]], identity: Identity) -> CheckResult:
+    refused: list[NotFollowedError] = []
+    for name, section in config.sources.items():
+        if isinstance(section, FileConfig) and section.follow_symlinks == "always":
+            continue
+        for path in found[name]:
+            try:
+                followed(path, identity.uid)
+            except NotFollowedError as error:
+                refused.append(error)
+            except OSError:
+                continue  # the permission check tells
+    if refused:
+        more = f", and {len(refused) - 1} more" if len(refused) > 1 else ""
+        return warn("D17", f"{refused[0].filename}: {refused[0].strerror}{more}", refused[0].fix)
+    return ok("D17", "every symbolic link to a log is followed")
 
 
 def _written(config: Config) -> Iterator[tuple[str, str]]:

@@ -38,6 +38,7 @@ CHECKS = {
     "D14": Check("rotation", "no logrotate rule copies and truncates a log that is read"),
     "D15": Check("twice", "no file is read by two sources"),
     "D16": Check("loop", "no source reads what shipper itself writes"),
+    "D17": Check("links", "every symbolic link to a log is one that is followed"),
     "D20": Check("driver", "every container logs with json-file, the driver whose files can be read"),
     "D21": Check("growth", "every container's log is rotated by Docker (max-size)"),
     "D22": Check("generations", "rotation keeps old files until they are read (max-file)"),

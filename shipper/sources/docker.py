@@ -31,7 +31,7 @@ from shipper.tailing.watch import Watch
 from shipper.telemetry.logs import own_container_id
 
 if TYPE_CHECKING:
-    from shipper.record import Batch
+    from shipper.tailing.decoding import Decoded
 
 _ID = re.compile(r"[0-9a-f]{64}")
 _SUFFIX = "-json.log"
@@ -120,13 +120,21 @@ class DockerSource(TailSource):
             if fileset.signature != (mtime,) or fileset.seized:
                 fileset.signature = (mtime if now - mtime > _TICK_NS else -1,)
                 container = self._containers[fileset.name]
-                container.refresh(os.path.join(fileset.path, "config.v2.json"))
+                self._refresh(container, os.path.join(fileset.path, "config.v2.json"))
                 fileset.writer_ended = not container.running or mtime == 0
                 if fileset.writer_ended:
                     self._awaiting_timer[fileset] = None
                 if self.wanted(fileset):
                     changed.append(fileset)
         return changed
+
+    def _refresh(self, container: Container, path: str) -> None:
+        container.refresh(path)
+        if container.problem is None:
+            self._readable(path)
+        elif not isinstance(container.problem, (FileNotFoundError, PermissionError)):
+            # Without the right to read it names come from the lines; doctor says so. Anything else is not Docker's doing.
+            self._report(path, container.problem)
 
     def siblings(self, fileset: FileSet) -> list[Sibling]:
         """See `Rotation.siblings`."""
@@ -138,13 +146,13 @@ class DockerSource(TailSource):
                 continue
             path = os.path.join(fileset.path, name)
             if name == base:
-                live.append(Sibling(path, live=True, archive=False))
+                live.append(Sibling(path, live=True))
                 continue
             number, archive = name[len(base) + 1 :], name.endswith(".gz")
             number = number.removesuffix(".gz")
             # While .1 exists, .1.gz is only half written.
             if number.isdecimal() and not (archive and int(number) in numbered):
-                numbered[int(number)] = Sibling(path, live=False, archive=archive)
+                numbered[int(number)] = Sibling(path, live=False)
         files = [numbered[number] for number in sorted(numbered, reverse=True)] + live
         return [file for file in files if file.path not in self._context.own_paths]
 
@@ -162,14 +170,20 @@ class DockerSource(TailSource):
                 name, source=self._context.name, host=self._context.host, labels=self._selected.labels
             )
             self._containers[name] = container
-            self._lines[name] = DockerLines(container)
+            self._lines[name] = DockerLines(container, self._line_at_fault)
         return fileset
+
+    def forget(self, fileset: FileSet) -> None:
+        """See `TailSource.forget`."""
+        super().forget(fileset)
+        self._containers.pop(fileset.name, None)
+        self._lines.pop(fileset.name, None)
 
     def begin(self, fileset: FileSet, file: TailedFile) -> None:
         """See `TailSource.begin`."""
         self._lines[fileset.name].begin(file)
 
-    def decode(self, fileset: FileSet, file: TailedFile, block: bytes) -> Batch | None:
+    def decode(self, fileset: FileSet, file: TailedFile, block: bytes) -> Decoded:
         """See `TailSource.decode`."""
         return self._lines[fileset.name].decode(file, block, fileset.joiner)
 

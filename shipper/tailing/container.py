@@ -5,7 +5,7 @@ that Docker wrote into the lines (`--log-opt tag="{{.Name}}"`), or else the shor
 """
 
 # Path objects cost more than the calls they wrap, every second for each of many files.
-# ruff: noqa: PTH123
+# ruff: noqa: PTH116
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ import msgspec
 from msgspec import Meta
 
 from shipper.record import Resource
+from shipper.tailing.bytes import read_small
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: A config.v2.json of more bytes is none.
+CONFIG_BYTES = 4 << 20
 _COMPOSE = "com.docker.compose."
+#: Names of streams that are remembered; Docker writes two.
+_STREAMS = 8
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -75,6 +80,7 @@ class Container:
         self.tty: bool | None = None
         self.running = True
         self.known = False
+        self.problem: Exception | None = None  # what keeps its config.v2.json from being read
         self._source = source
         self._host = host
         self._wanted = labels
@@ -84,15 +90,15 @@ class Container:
     def refresh(self, path: str) -> None:
         """Read config.v2.json again if it is another file than last time."""
         try:
-            with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                if self._seen == (status.st_ino, status.st_mtime_ns):
-                    return
-                content = file.read()
-        except OSError:
+            status = os.stat(path)
+            if self._seen == (status.st_ino, status.st_mtime_ns):
+                return
+            content, status = read_small(path, CONFIG_BYTES)
+        except OSError as error:
+            self.problem = error
             return
-        if self.load(content):
-            self._seen = status.st_ino, status.st_mtime_ns
+        self._seen = status.st_ino, status.st_mtime_ns
+        self.problem = None if self.load(content) else ValueError("this is no config.v2.json of Docker's")
 
     def load(self, content: bytes) -> bool:
         """Take names from the content of a config.v2.json; tell whether it is one."""
@@ -121,6 +127,8 @@ class Container:
         """Give the resource of a stream, the same object while the names stay."""
         resource = self._resources.get(stream)
         if resource is None:
+            if len(self._resources) >= _STREAMS:
+                self._resources.clear()
             attributes = {
                 "container.id": self.id,
                 "container.name": self.name,

@@ -10,6 +10,7 @@ the run of neighbours with that time within one file, so it is the same on every
 
 from __future__ import annotations
 
+import re
 from calendar import timegm
 from itertools import accumulate, islice, repeat
 from operator import add, itemgetter, lt
@@ -21,6 +22,7 @@ from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
 from shipper.native import compiled
 from shipper.record import Batch
+from shipper.tailing.decoding import BATCH_RECORDS, FAULT, Decoded, OnFault, ignore
 from shipper.tailing.joiner import PendingRecord
 from shipper.tailing.traces import may_contain_lines
 
@@ -37,9 +39,18 @@ LOOKBACK_MOST = 16 << 20
 
 #: What is asked of every text of a block: methods of C code, where a comprehension would run bytecode.
 _LAST, _WITHOUT_LAST = itemgetter(-1), itemgetter(slice(None, -1))
-_NEWLINE = {"\n"}
+_NEWLINE, _ZONE, _POINT = {"\n"}, {"Z"}, {".", "Z"}
+_NINETEENTH = itemgetter(19)
+_LENGTHS = {20, *range(22, 31)}
 _BILLION = 1_000_000_000
 _SECONDS_KEPT = 4096
+#: The form that Docker writes, in ASCII: what is not of it was not written by Docker.
+_SECOND = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}")
+_TIME = re.compile(_SECOND.pattern + r"(?:\.[0-9]{1,9})?Z")
+#: Seconds since 1970 that are believed: what lies outside does not fit into the nanoseconds of an id or a sink.
+_END_OF_TIME = 7_289_654_400
+#: What a line whose time cannot be read is marked with.
+BAD_TIME = "time"
 
 #: Times in nanoseconds, texts without their line feed, streams (one name if all are the same), offsets, hashes, and
 #: whether each time is later than the one before.
@@ -64,15 +75,19 @@ class _Seconds(dict[str, int]):
     def __missing__(self, text: str) -> int:
         if len(self) > _SECONDS_KEPT:
             self.clear()
-        value = self[text] = timegm(strptime(text, "%Y-%m-%dT%H:%M:%S")) * _BILLION - _BILLION
+        seconds = timegm(strptime(text, "%Y-%m-%dT%H:%M:%S")) if _SECOND.fullmatch(text) else 0
+        if not 0 < seconds < _END_OF_TIME or text[17] == "6":
+            raise ValueError(text)
+        value = self[text] = seconds * _BILLION - _BILLION
         return value
 
 
 class DockerLines:
     """Decodes the lines of one container."""
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, on_fault: OnFault = ignore) -> None:
         self._container = container
+        self._on_fault = on_fault
         self._seed = xxh3_64_intdigest(container.id.encode())
         self._decoder = msgspec.json.Decoder(JsonFileLine)
         self._integers = msgspec.json.Decoder(list[int])
@@ -99,29 +114,41 @@ class DockerLines:
         for raw in lines[1:] if start else lines:
             stripped = raw.lstrip(b"\0") + b"\n"
             line = self._line(stripped)
-            stamp = file.run_time if line is None else self._parse_time(line.time)
+            # A line without a time counts to the run that it stands in; see `_broken`.
+            stamp = (line is not None and self._stamp(line)) or file.run_time
             runs += stamp != file.run_time
             self._distinct(file, stripped, stamp)
         return start == 0 or runs > 1
 
-    def decode(self, file: TailedFile, block: bytes, joiner: Joiner) -> Batch | None:
-        """Give a batch of the block's lines, or feed the joiner and give None."""
-        if joiner.holding or file.skips:
-            return self._feed(file, block, joiner)
+    def decode(self, file: TailedFile, block: bytes, joiner: Joiner) -> Decoded:
+        """Give a batch of the block's lines, or feed the joiner."""
+        if not joiner.holding and not file.skips:
+            try:
+                batch = self._decode_at_once(file, block, joiner)
+            except Exception as error:  # noqa: BLE001 - whatever a line does, line by line it is that line's alone
+                self._on_fault(file.path, error)
+                self.begin(file)
+            else:
+                if batch is not None:
+                    return Decoded(batch, len(block))
+        return self._feed(file, block, joiner)
+
+    def _decode_at_once(self, file: TailedFile, block: bytes, joiner: Joiner) -> Batch | None:
+        """Give a batch of the usual block; of any other None, and nothing is changed."""
         columns: _Columns | None = None
         if compiled is not None:
             columns = compiled.docker_lines(block, file.position, self._seed)
         if columns is None:
             columns = self._columns(block, file.position)
         if columns is None:
-            return self._feed(file, block, joiner)
+            return None
         stamps, raws, streams, offsets, hashes, later = columns
         tty = self._container.tty
         # A terminal ends every line with a carriage return; where nobody says what it is, the first line tells.
         if tty or (tty is None and raws[0].endswith("\r")):
             raws = [text.removesuffix("\r") for text in raws]
         if joiner.rule is not None and may_contain_lines(raws):
-            return self._feed(file, block, joiner)
+            return None
         if later and stamps[0] != file.run_time:
             file.run_time, file.run = stamps[-1], {block[offsets[-1] - file.position :]: 0}
         else:
@@ -183,8 +210,12 @@ class DockerLines:
             else:
                 self._broken(file, stripped, offset, end=end, joiner=joiner)
             return
+        stamp = self._stamp(line)
+        if not stamp:
+            self._on_fault(file.path, ValueError(f"no time of Docker's: {line.time[:40]!r}"))
+            self._broken(file, stripped, offset, end=end, joiner=joiner, fault=BAD_TIME)
+            return
         text = line.log
-        stamp = self._parse_time(line.time)
         repeats = self._distinct(file, stripped, stamp)
         whole = text.endswith("\n")
         if whole:
@@ -205,22 +236,37 @@ class DockerLines:
         )
         joiner.feed(record, end=end, stream=line.stream, key=line.time, whole=whole)
 
-    def _feed(self, file: TailedFile, block: bytes, joiner: Joiner) -> Batch | None:
+    def _feed(self, file: TailedFile, block: bytes, joiner: Joiner) -> Decoded:
         """Feed the joiner line by line; never a batch."""
         offset = file.position
-        for line in block.split(b"\n")[:-1]:
-            self.feed_line(file, line + b"\n", offset, joiner)
-            offset += len(line) + 1
-        return None
+        for line in block.split(b"\n", BATCH_RECORDS)[:-1]:
+            end = offset + len(line) + 1
+            try:
+                self.feed_line(file, line + b"\n", offset, joiner)
+            except Exception as error:  # noqa: BLE001 - it costs this line its form, and nothing else
+                self._on_fault(file.path, error)
+                self._broken(file, line, offset, end=end, joiner=joiner, fault=type(error).__name__)
+            offset = end
+        return Decoded(None, offset - file.position)
 
     def _parse_times(self, texts: list[str]) -> list[int]:
-        """Give nanoseconds of many times. Raises ValueError or DecodeError if one is not of Docker's form.
+        """Give nanoseconds of many times. Raises ValueError, IndexError or DecodeError if one is not of Docker's form.
 
         One list of JSON integers is decoded three times as fast as int() is called; the leading 1 guards zeros.
         """
         fractions = self._integers.decode(
             f"[1{',1'.join([text[20:29] if len(text) == 30 else text[20:-1].ljust(9, '0') for text in texts])}]"
         )
+        # A text may say anything: more numbers than one, or a longer one.
+        if (
+            len(fractions) != len(texts)
+            or min(fractions) < _BILLION
+            or max(fractions) >= 2 * _BILLION
+            or not set(map(len, texts)) <= _LENGTHS
+            or set(map(_LAST, texts)) != _ZONE
+            or not set(map(_NINETEENTH, texts)) <= _POINT
+        ):
+            raise ValueError(texts)
         seconds = self._seconds
         first = min(texts)[:19]
         if max(texts)[:19] == first:
@@ -229,20 +275,28 @@ class DockerLines:
             return [base + fraction for fraction in fractions]
         return list(map(add, [seconds[text[:19]] for text in texts], fractions))
 
-    def _broken(self, file: TailedFile, raw: bytes, offset: int, *, end: int, joiner: Joiner) -> None:
-        """Take bytes that are no json-file line as text, at the time of the line before."""
-        stamp = file.run_time
-        repeats = self._distinct(file, raw, stamp)
+    def _broken(
+        self, file: TailedFile, raw: bytes, offset: int, *, end: int, joiner: Joiner, fault: str | None = None
+    ) -> None:
+        """Take bytes as text: of no json-file line at the time of the line before, with a fault at that of reading."""
+        repeats = self._distinct(file, raw, file.run_time)
+        stamp = file.run_time if fault is None else 0
+        # The time of reading may be that of many lines, so the place tells equal ones apart.
+        told_apart_by = raw if fault is None else b"%d:%b" % (offset, raw)
         record = PendingRecord(
             file,
             offset,
             time=stamp and stamp + repeats,
             stamp=stamp and stamp + repeats,
-            digest=xxh3_128_intdigest(raw, self._seed + repeats),
+            digest=xxh3_128_intdigest(told_apart_by, self._seed + repeats),
             raw=raw.decode("utf-8", "replace").removesuffix("\n"),
             resource=self._container.resource("stdout"),
         )
-        joiner.feed(record, end=end, stream="")
+        if fault is None:
+            joiner.feed(record, end=end, stream="")
+            return
+        record.mark = {FAULT: fault}
+        joiner.feed_alone(record, end=end, stream="")
 
     def _distinct(self, file: TailedFile, raw: bytes, stamp: int) -> int:
         """Count a line in the run of equal times; give how often it stood there before."""
@@ -261,14 +315,15 @@ class DockerLines:
                 line = self._decoder.decode(raw.decode("utf-8", "replace"))
             except msgspec.MsgspecError:
                 return None
-        try:
-            self._parse_time(line.time)
-        except ValueError:
-            return None
-        return line
+        # Other JSON has no time at all.
+        return line if line.time else None
 
-    def _parse_time(self, text: str) -> int:
-        """Give nanoseconds of RFC 3339 text in UTC; Docker trims trailing zeros."""
-        if not text.endswith("Z"):
-            raise ValueError(text)
-        return self._seconds[text[:19]] + int("1" + text[20:-1].ljust(9, "0"))
+    def _stamp(self, line: JsonFileLine) -> int:
+        """Give a line's time in nanoseconds, 0 if it cannot be read. Docker trims trailing zeros."""
+        text = line.time
+        if not _TIME.fullmatch(text):
+            return 0
+        try:
+            return self._seconds[text[:19]] + int("1" + text[20:-1].ljust(9, "0"))
+        except ValueError:
+            return 0

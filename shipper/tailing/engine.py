@@ -7,16 +7,20 @@ every 50 ms while something happens and every 0.5 s when nothing does.
 from __future__ import annotations
 
 import os
+import sqlite3
 from abc import abstractmethod
 from collections import deque
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
+from shipper.errors import SourceError, StateError
 from shipper.source import FileState, Source, SourceContext
-from shipper.tailing.archive import GzipBytes
+from shipper.tailing.archive import ArchiveBytes
 from shipper.tailing.bytes import PlainBytes
 from shipper.tailing.fingerprint import HEAD_BYTES, digest
 from shipper.tailing.following import SWEEP, Following
+from shipper.tailing.paths import printable
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -33,6 +37,10 @@ BUSY_WAIT = 0.05
 IDLE_WAIT = 0.5
 #: Seconds without a byte after which a rotated plain file is finished: its writer may not have reopened yet.
 ROTATE_WAIT = 60.0
+#: Seconds after which a later time without other bytes is taken for an overwriting with equal ones.
+OVERWRITE_WAIT = 3.0
+#: Faults, by file and kind, that were said and are not said again.
+FAULTS_KEPT = 1000
 
 _log = get_logger(__name__)
 
@@ -54,6 +62,7 @@ class TailSource(Following, Source):
         self._pause = BUSY_WAIT
         self._polled = False
         self._blocked = False
+        self._faults: set[tuple[str, type[Exception]]] = set()
 
     # What the concrete source does
 
@@ -64,6 +73,16 @@ class TailSource(Following, Source):
     @abstractmethod
     def wanted(self, fileset: FileSet) -> bool:
         """Tell whether the configuration wants this log; what is known of one it no longer wants is kept."""
+
+    def vanished(self, fileset: FileSet) -> bool:
+        """Tell whether nothing is left of a log on disk, so that nothing of it need be remembered."""
+        return fileset.directory_gone
+
+    def forget(self, fileset: FileSet) -> None:
+        """Drop a log that is gone, with all that is kept for it."""
+        self.filesets.pop(fileset.name, None)
+        self._ready.pop(fileset, None)
+        self._awaiting_timer.pop(fileset, None)
 
     # Source
 
@@ -172,7 +191,9 @@ class TailSource(Following, Source):
 
     def _sweep(self, now: float) -> None:
         self._sweep_at = now + (SWEEP if self._pause < IDLE_WAIT else 2 * SWEEP)
-        changed = dict.fromkeys(self.discover())
+        if self._unreadable:
+            self._forget_unreadable()
+        changed = dict.fromkeys(self._discovered())
         changed.update(
             (fileset, None)
             for fileset in self.filesets.values()
@@ -184,17 +205,13 @@ class TailSource(Following, Source):
                     fileset.unwanted_reported = True
                     _log.info("log is no longer asked for; what is known of it is kept", log=fileset.path)
                 continue
-            try:
-                if self._reconcile(fileset):
-                    self._ready[fileset] = None
-            except OSError as error:
-                fileset.scan_failed = True
-                self._report(fileset.path, error)
+            if self._contained(fileset, self._reconcile):
+                self._ready[fileset] = None
         for fileset in list(self.filesets.values()):
             if fileset.drained:
-                self._close_drained(fileset, now)
-            if fileset.directory_gone and not fileset.open_files and not fileset.states:
-                del self.filesets[fileset.name]
+                self._contained(fileset, self._close_drained)
+            if not fileset.open_files and not fileset.states and not fileset.seized and self.vanished(fileset):
+                self.forget(fileset)
         if self.open_files_changed:
             self.open_files_changed = False
             self._polled_files = [
@@ -205,10 +222,29 @@ class TailSource(Following, Source):
             ]
             self._polled_fds = [file.data.fd for _, file in self._polled_files]
             self._polled_sizes = [file.size for _, file in self._polled_files]
-        for _, file in self._polled_files:
-            state = file.state
-            if state is not None and state.size != file.size and file.size >= state.size:
-                self._save_size(file, state)
+        for fileset, file in self._polled_files:
+            try:
+                self._look_at_open(fileset, file, now)
+            except OSError as error:
+                self._failed(fileset, file.path, error)
+
+    def _discovered(self) -> list[FileSet]:
+        try:
+            return self.discover()
+        except (sqlite3.Error, StateError, SourceError):
+            raise
+        except Exception as error:  # noqa: BLE001 - what is open already is read on
+            self._report(self._context.name, error)
+            return []
+
+    def _look_at_open(self, fileset: FileSet, file: TailedFile, now: float) -> None:
+        if file.modified and file.live:
+            status = os.fstat(file.data.fd)
+            if status.st_mtime_ns != file.modified and status.st_size == file.position:
+                self._notice_overwriting(fileset, file, status, now)
+        state = file.state
+        if state is not None and state.size != file.size and file.size >= state.size:
+            self._save_size(file, state)
 
     def _save_size(self, file: TailedFile, state: FileState) -> None:
         state.size = file.size
@@ -226,23 +262,52 @@ class TailSource(Following, Source):
             return False
         for (fileset, file), old, new in zip(self._polled_files, self._polled_sizes, sizes, strict=True):
             if old != new:
-                file.quiet_since = None
-                file.size = max(file.size, new)
-                if file not in fileset.queue:
-                    fileset.drained.remove(file)
-                    fileset.queue.appendleft(file)
-                self._ready[fileset] = None
+                self._contained(fileset, partial(self._note_size, file=file, size=new))
         self._polled_sizes = sizes
         return True
 
-    def _close_drained(self, fileset: FileSet, now: float) -> None:
+    def _note_size(self, fileset: FileSet, *, file: TailedFile, size: int) -> bool:
+        """Take note that a file has another size; bytes count as its own while those before them are the same."""
+        file.quiet_since = None
+        if file in fileset.drained:
+            fileset.drained.remove(file)
+            fileset.queue.appendleft(file)
+        self._ready[fileset] = None
+        if size > file.size:
+            if file.unchanged():
+                file.size = size
+        elif file.position <= size < file.size and file.unchanged():
+            self.account_cut(fileset, file, size)
+        return True
+
+    def _notice_overwriting(self, fileset: FileSet, file: TailedFile, status: os.stat_result, now: float) -> None:
+        """Find out whether a log was overwritten with as many bytes: its time moved on, its size did not.
+
+        Other bytes say so at once. Equal ones do when the times are those of a write: ``touch`` sets the time of access
+        too, and who sets a chosen time leaves another time of change. A write sets the time a moment before the size,
+        so it must stay so for a while; and a file that was made long beforehand ends in NUL bytes until it is full.
+        """
+        written = status.st_ctime_ns == status.st_mtime_ns != status.st_atime_ns
+        if not file.unchanged():
+            self._ready[fileset] = None
+        elif not written or file.last_bytes.endswith(b"\0"):
+            file.modified = status.st_mtime_ns
+        elif file.suspected_since is None:
+            file.suspected_since = now
+        elif now - file.suspected_since >= OVERWRITE_WAIT:
+            file.overwritten = True
+            self._ready[fileset] = None
+
+    def _close_drained(self, fileset: FileSet) -> bool:
+        """Close files that were read to their end and that are safe everywhere."""
         positions = self._context.positions
+        now = self._context.clock.monotonic()
         for file in list(fileset.drained):
             quiet = now - (file.quiet_since if file.quiet_since is not None else now)
             if file.emitted < file.position or (quiet < self.rotate_wait and not self._context.once and file.linked):
                 continue
             state = file.state
-            if isinstance(file.data, GzipBytes):
+            if isinstance(file.data, ArchiveBytes):
                 if file.data.grown():
                     fileset.drained.remove(file)
                     fileset.queue.appendleft(file)
@@ -262,13 +327,37 @@ class TailSource(Following, Source):
             fileset.drained.remove(file)
             file.data.close()
             self.open_files_changed = True
+        return False
 
     def _contained(self, fileset: FileSet, action: Callable[[FileSet], bool]) -> bool:
+        """Do something with one log; whatever that raises is this log's alone, and the next sweep tries again."""
         try:
             return action(fileset)
-        except OSError as error:
+        except (sqlite3.Error, StateError, SourceError):
+            # The state is everybody's: without it nothing can be read, so the pipeline is to know.
+            raise
+        except Exception as error:  # noqa: BLE001 - one log at fault must not stop the others
             file = fileset.current
-            self._report(file.path if file is not None else fileset.path, error)
-            # The next sweep tries again, though the file may not have grown by then.
-            fileset.scan_failed = True
+            self._failed(fileset, file.path if file is not None else fileset.path, error)
             return False
+
+    def _failed(self, fileset: FileSet, path: str, error: Exception) -> None:
+        # The next sweep tries again, though the file may not have grown by then.
+        fileset.scan_failed = True
+        self._report(path, error)
+        if not isinstance(error, OSError):
+            self._context.fault(path, type(error).__name__)
+
+    def _line_at_fault(self, path: str, error: Exception) -> None:
+        """Count a line, or a block that must be taken line by line, and say the first of each kind."""
+        kind = path, type(error)
+        if kind not in self._faults:
+            if len(self._faults) >= FAULTS_KEPT:
+                self._faults.clear()
+            self._faults.add(kind)
+            _log.error(
+                "a line cannot be decoded; it goes on as it stands, marked shipper.fault",
+                file=printable(path),
+                error=f"{type(error).__name__}: {error}"[:500],
+            )
+        self._context.fault(path, type(error).__name__)

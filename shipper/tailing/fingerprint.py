@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_intdigest
 
-from shipper.tailing.archive import GzipBytes
+from shipper.tailing.archive import ArchiveBytes
 from shipper.tailing.bytes import PlainBytes
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def matches(state: FileState, data: Bytes) -> bool:
         return True
     start = max(0, state.offset - MARKER_BYTES)
     before = data.read(start, state.offset - start)
-    if isinstance(data, GzipBytes) and data.torn and len(before) < state.offset - start:
+    if isinstance(data, ArchiveBytes) and data.torn and len(before) < state.offset - start:
         return data.identity == (state.device, state.inode)
     return len(before) == state.offset - start and digest(before) == state.marker
 

@@ -5,13 +5,14 @@ One turn reads at most one chunk. What a decoder does not give as a batch goes t
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from abc import abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING
 
 from shipper.source import FileState
-from shipper.tailing.archive import GzipBytes
+from shipper.tailing.archive import ArchiveBytes
 from shipper.tailing.bytes import PlainBytes
 from shipper.tailing.fingerprint import HEAD_BYTES, digest, marker_at
 from shipper.tailing.joiner import FRAGMENT_WAIT
@@ -20,6 +21,7 @@ from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
     from shipper.record import Batch
+    from shipper.tailing.decoding import Decoded
     from shipper.tailing.fileset import FileSet
     from shipper.tailing.tailedfile import TailedFile
 
@@ -40,8 +42,6 @@ class Following(Rotation):
 
     #: Whether a record may go on from the end of one generation to the start of the next.
     joins_across_rotation = False
-    #: Whether NUL bytes are holes (and not half of a character).
-    nuls_are_holes = True
     #: The longest physical line in bytes that is one record.
     max_line = 1 << 20
 
@@ -56,7 +56,7 @@ class Following(Rotation):
     # What the concrete source does
 
     @abstractmethod
-    def decode(self, fileset: FileSet, file: TailedFile, block: bytes) -> Batch | None:
+    def decode(self, fileset: FileSet, file: TailedFile, block: bytes) -> Decoded:
         """Take whole lines that begin at the file's position: give a batch, or feed the log's joiner."""
 
     @abstractmethod
@@ -65,6 +65,10 @@ class Following(Rotation):
 
     def begin(self, fileset: FileSet, file: TailedFile) -> None:
         """Prepare the decoder for a file, at the position where reading begins."""
+
+    def width(self, file: TailedFile) -> int:  # noqa: ARG002 - the file source needs it
+        """Give how many bytes a line feed has. Where it is more than one, NUL is half of a character, not a hole."""
+        return 1
 
     def may_finish(self, fileset: FileSet) -> bool:
         """Tell whether a last line without newline at the end of a quiet live file is complete: nobody writes."""
@@ -78,7 +82,7 @@ class Following(Rotation):
         if not file.decoder_ready:
             file.decoder_ready = True
             self.begin(fileset, file)
-        if not file.unchanged():
+        if file.overwritten or not file.unchanged():
             self._truncated(fileset, file)
             self._emit(fileset)
             return True
@@ -87,7 +91,7 @@ class Following(Rotation):
         if known_cut is not None:
             count, most = (min(size, known_cut - file.position) for size in (count, most))
         block = file.data.read(file.position, count)
-        if block[:1] == b"\0" and self.nuls_are_holes:
+        if block[:1] == b"\0" and self.width(file) == 1:
             return self._skip_hole(fileset, file, block)
         end = self.end_of_lines(file, block)
         if not end and len(block) == CHUNK:
@@ -95,7 +99,7 @@ class Following(Rotation):
             end = self.end_of_lines(file, block)
             if not end and len(block) > self.max_line:
                 self._register(fileset, file)
-                piece = self.clip(block)
+                piece = self.clip(file, block)
                 self.decode_partial(fileset, file, piece, last=False)
                 file.advance(piece)
                 self._emit(fileset)
@@ -106,12 +110,14 @@ class Following(Rotation):
             return True
         if not end:
             return self._reached_eof(fileset, file)
-        file.quiet_since = None
+        file.quiet_since, file.modified = None, 0
         self._register(fileset, file)
         full = len(block) >= count or file.inflating()
         if end < len(block):
             block = block[:end]
-        batch = self.decode(fileset, file, block)
+        batch, size = self.decode(fileset, file, block)
+        if size < len(block):
+            block, full = block[:size], True
         file.advance(block)
         if batch is not None:
             start = file.emitted
@@ -128,16 +134,19 @@ class Following(Rotation):
         """Give where the last whole line of a block, read at the file's position, ends."""
         return block.rfind(b"\n") + 1
 
-    def clip(self, block: bytes) -> bytes:
+    def clip(self, file: TailedFile, block: bytes) -> bytes:
         """Cut a piece of `max_line` bytes from a longer line, not inside a UTF-8 character."""
         end = self.max_line
+        if self.width(file) > 1:
+            return block[: end & ~3]
         while end > self.max_line - 3 and block[end] & 0xC0 == 0x80:
             end -= 1
-        return block[: end if self.nuls_are_holes else end & ~3]
+        return block[:end]
 
     def _skip_hole(self, fileset: FileSet, file: TailedFile, block: bytes) -> bool:
         text = block.lstrip(b"\0")
-        skipped = len(block) - len(text)
+        # A line of nothing else is none.
+        skipped = len(block) - len(text) + text.startswith(b"\n")
         self._register(fileset, file)
         file.advance(block[:skipped])
         if not text and isinstance(file.data, PlainBytes):
@@ -153,14 +162,14 @@ class Following(Rotation):
         now = self._context.clock.monotonic()
         if file.quiet_since is None:
             file.quiet_since = now
-        file.size = max(file.size, file.data.size())
+        self._know_size(file)
         if file.state is None and file.position:
             self._register(fileset, file)
         if file.live:
             if fileset.joiner.holding or file.size > file.position:
                 self._awaiting_timer[fileset] = None
             return False
-        if isinstance(file.data, GzipBytes):
+        if isinstance(file.data, ArchiveBytes):
             if file.data.grown():
                 file.quiet_since = None
                 return True
@@ -186,6 +195,17 @@ class Following(Rotation):
         if fileset.joiner.holding:
             self._awaiting_timer[fileset] = None
         return False
+
+    def _know_size(self, file: TailedFile) -> None:
+        """Take note of the size and of the time of a file that was read to its end."""
+        if not isinstance(file.data, PlainBytes):
+            file.size = max(file.size, file.data.size())
+            return
+        status = os.fstat(file.data.fd)
+        if status.st_size > file.size and file.unchanged():
+            file.size = status.st_size
+        if status.st_size == file.position and not file.modified:
+            file.modified, file.suspected_since = status.st_mtime_ns, None
 
     def _check_timers(self, fileset: FileSet) -> bool:
         """Close what has waited long enough at the end of the file."""
@@ -243,7 +263,7 @@ class Following(Rotation):
         """Take a line without end, in pieces if it is too long for one record."""
         self._register(fileset, file)
         while len(line) > self.max_line:
-            piece = self.clip(line)
+            piece = self.clip(file, line)
             self.decode_partial(fileset, file, piece, last=False)
             file.advance(piece)
             line = line[len(piece) :]
@@ -253,6 +273,7 @@ class Following(Rotation):
 
     def _emit(self, fileset: FileSet) -> None:
         """Hand out what may leave, once the places where time cut its records are safe in the checkpoint."""
+        fileset.joiner.relieve()
         cuts = fileset.joiner.cuts
         try:
             while cuts:

@@ -27,8 +27,9 @@ TRACE_GAP = 200_000_000
 TRACE_WAIT = 0.2
 #: Seconds after which a fragment without its rest, or a last line without newline, is complete.
 FRAGMENT_WAIT = 5.0
-#: Bytes of text that may wait behind open records; above, the open ones are cut.
+#: Bytes that may wait behind open records; above, the open ones are cut. A record is counted with what it costs empty.
 HELD_BYTES = 4 << 20
+RECORD_BYTES = 200
 
 #: The attribute that marks pieces of a line too long for one record: "1/?" while the end is unknown, "3/3" the last.
 PART = "log.record.part"
@@ -79,7 +80,7 @@ class _Group:
         self.record = record
         self.file = record.file  # where the last line stands, those on trial included, and
         self.end = record.end  # where it ends there
-        self.key = key  # the fragments' common time; None for a trace
+        self.key = key  # the fragments' common time
         self.trace = trace
         self.texts = [record.raw]
         self.size = len(record.raw)
@@ -135,15 +136,24 @@ class Joiner:
                 self._close(stream)
         if record.file.skips and record.file.skipped(record.offset):
             return
-        self._records.append(record)
-        self._held += len(record.raw)
-        if not whole:
-            self._open(stream, _Group(record, key=key, trace=None))
-        elif self.rule is not None and record.mark is None and not _is_json(record.raw):
+        trace = None
+        if whole and self.rule is not None and record.mark is None and not _is_json(record.raw):
             trace = self._open_trace(record.raw, self.rule)
-            if trace is not None:
-                self._open(stream, _Group(record, key=None, trace=trace))
-        if self._held > HELD_BYTES and not self._count_complete():
+        self._hold(record)
+        if trace is not None or not whole:
+            self._open(stream, _Group(record, key=key, trace=trace))
+
+    def feed_alone(self, record: PendingRecord, *, end: int, stream: str) -> None:
+        """Take a line that nothing may be joined to; what is open in its stream ends before it."""
+        record.end = end
+        if stream in self._groups:
+            self._close(stream)
+        if not (record.file.skips and record.file.skipped(record.offset)):
+            self._hold(record)
+
+    def relieve(self) -> None:
+        """Cut what is open when too much waits behind it and nothing can leave."""
+        if self._held > HELD_BYTES and self._groups and not self._count_complete():
             self.flush()
 
     def close_overdue(self, quiet: float) -> bool:
@@ -168,8 +178,7 @@ class Joiner:
             return records
         count = self._count_complete()
         self._records = records[count:]
-        self._held -= sum(len(record.raw) for record in records[:count])
-        self._held = max(self._held, 0)
+        self._count_held()
         return records[:count]
 
     def first_held(self, file: TailedFile) -> int | None:
@@ -182,7 +191,7 @@ class Joiner:
             self._cut(stream)
         self._groups.clear()
         self._records = [record for record in self._records if record.file is not file]
-        self._held = sum(len(record.raw) for record in self._records)
+        self._count_held()
         self.cuts = [cut for cut in self.cuts if cut[0] is not file]
 
     # Joining
@@ -218,7 +227,7 @@ class Joiner:
         group.lines += 1
         group.last_time = record.stamp
         group.file, group.end = record.file, record.end
-        self._held += len(text)
+        self._held += RECORD_BYTES + len(text)
         # Lines on trial (blank ones) stay records of their own until a later line proves them.
         group.on_trial.append(record)
         if not trace.loose:
@@ -232,8 +241,7 @@ class Joiner:
         """End a record that would be too long, and begin the next of the same line."""
         part = group.part or 1
         self._close(stream, mark={PART: f"{part}/?"})
-        self._records.append(record)
-        self._held += len(record.raw)
+        self._hold(record)
         if whole:
             record.mark = {PART: f"{part + 1}/{part + 1}"}
         else:
@@ -247,6 +255,14 @@ class Joiner:
         else:
             # The record is accounted for in the older file; a restart must not show these lines a second time.
             record.file.note_skip(record.offset, record.end)
+
+    def _count_held(self) -> None:
+        self._held = sum(RECORD_BYTES + len(record.raw) for record in self._records)
+        self._held += sum(group.lines * RECORD_BYTES + group.size for group in self._groups.values())
+
+    def _hold(self, record: PendingRecord) -> None:
+        self._records.append(record)
+        self._held += RECORD_BYTES + len(record.raw)
 
     def _open(self, stream: str, group: _Group) -> None:
         group.record.open = True
@@ -283,17 +299,16 @@ class Joiner:
         One that has lines behind the first line of an open one waits for it: the checkpoint will stand at that line,
         and a replay from there would take the lines behind it for records of their own.
         """
-        records = self._records
-        count = next((i for i, record in enumerate(records) if record.open), len(records))
-        while count < len(records):
-            barrier = records[count]
-            early = next(
-                (i for i in range(count) if records[i].file is barrier.file and records[i].end > barrier.offset), -1
-            )
-            if early < 0:
-                break
-            count = early
-        return count
+        count, file, reached = 0, None, 0
+        for number, record in enumerate(self._records):
+            if record.file is not file:
+                file, reached = record.file, 0
+            if record.offset >= reached:
+                count = number  # nothing before it goes on behind it
+            if record.open:
+                return count
+            reached = max(reached, record.end)
+        return len(self._records)
 
 
 def _is_json(text: str) -> bool:

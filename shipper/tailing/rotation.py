@@ -7,7 +7,6 @@ is accounted as lost, if it had unread bytes.
 """
 
 # Path objects cost more than the calls they wrap, every second for each of many files.
-# ruff: noqa: PTH116
 
 from __future__ import annotations
 
@@ -16,9 +15,11 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from shipper.tailing.archive import GzipBytes
+from shipper.source import FileState
+from shipper.tailing.archive import ArchiveBytes, UnreadableArchiveError, open_bytes
 from shipper.tailing.bytes import PlainBytes, open_log
 from shipper.tailing.fingerprint import copies, matches
+from shipper.tailing.paths import NotFollowedError, followed, printable, regular
 from shipper.tailing.sibling import FileStatus, Sibling
 from shipper.tailing.tailedfile import TailedFile
 from shipper.telemetry.logs import get_logger
@@ -26,7 +27,7 @@ from shipper.telemetry.logs import get_logger
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from shipper.source import FileState, SourceContext
+    from shipper.source import SourceContext
     from shipper.tailing.bytes import Bytes
     from shipper.tailing.fileset import FileSet
 
@@ -76,6 +77,7 @@ class _Scan:
         self.identities: list[tuple[str, tuple[int, int]]] = []  # path and identity of each sibling
         self.named: set[tuple[int, int]] = set()  # identities of files that have a name among the siblings
         self.finished: set[int] = set()  # keys of generations that siblings hold to their end
+        self.unreadable: list[tuple[Sibling, FileStatus, UnreadableArchiveError]] = []
         self.steady = True  # no name moved under the look
 
     def states(self) -> list[FileState]:
@@ -93,7 +95,7 @@ class Rotation(ABC):
     def __init__(self) -> None:
         self.filesets: dict[str, FileSet] = {}
         self.open_files_changed = True
-        self._unreadable: dict[str, int | None] = {}
+        self._unreadable: dict[str, tuple[int | None, str | None]] = {}
 
     @abstractmethod
     def siblings(self, fileset: FileSet) -> list[Sibling]:
@@ -103,7 +105,15 @@ class Rotation(ABC):
     def fileset_for(self, name: str) -> FileSet:
         """Give the log of this name, made on demand."""
 
-    def first_offset(self, fileset: FileSet, data: Bytes) -> int:  # noqa: ARG002 - the file source needs them
+    def status(self, path: str) -> FileStatus:
+        """Give the status of the file that a path leads to. Raises OSError for what is no log of ours to read."""
+        return FileStatus.of(regular(followed(path), path))
+
+    def strangers(self, fileset: FileSet) -> list[Sibling]:  # noqa: ARG002 - the file source needs it
+        """Give files of no known name that may be copies of the log."""
+        return []
+
+    def first_offset(self, file: TailedFile) -> int:  # noqa: ARG002 - the file source needs it
         """Give where reading an unknown file begins."""
         return 0
 
@@ -160,6 +170,7 @@ class Rotation(ABC):
                 file.linked = os.fstat(file.data.fd).st_nlink > 0
         if before is not None and fileset.current is not before and before not in fileset.drained:
             fileset.joiner.flush()
+        self._pass_over(fileset, scan)
         if not fileset.scan_failed:
             self._account_missing(fileset, scan.finished)
         return True
@@ -186,7 +197,7 @@ class Rotation(ABC):
             if data.identity in scan.open_files:
                 data.close()
                 continue
-            file = self._identify(fileset, Sibling(path, live=True, archive=False), data, [])
+            file = self._identify(fileset, Sibling(path, live=True), data, [])
             if isinstance(file, TailedFile):
                 scan.open_files[file.identity] = file
                 scan.opened.append(file)
@@ -195,7 +206,7 @@ class Rotation(ABC):
     def _look_at(self, fileset: FileSet, sibling: Sibling, scan: _Scan) -> None:
         """Find out which file stands under one name, and open it if there is something to read in it."""
         try:
-            status = FileStatus.of(os.stat(sibling.path))
+            status = self.status(sibling.path)
             scan.identities.append((sibling.path, status.identity))
             known = scan.open_files.get(status.identity)
             if known is not None:
@@ -211,6 +222,10 @@ class Rotation(ABC):
             data = _open(sibling)
         except FileNotFoundError:
             scan.steady = False
+            return
+        except UnreadableArchiveError as error:
+            self._readable(sibling.path)
+            scan.unreadable.append((sibling, status, error))
             return
         except OSError as error:
             fileset.scan_failed = True
@@ -238,10 +253,63 @@ class Rotation(ABC):
         try:
             for sibling in self.siblings(fileset):
                 with suppress(OSError):
-                    result.append((sibling.path, FileStatus.of(os.stat(sibling.path)).identity))
+                    result.append((sibling.path, self.status(sibling.path).identity))
         except FileNotFoundError:
             return []
         return result
+
+    def _pass_over(self, fileset: FileSet, scan: _Scan) -> None:
+        """Account for packed files that cannot be read: known ones again, new ones as lost.
+
+        Where a generation is no longer found, the packed file is what became of it: what of it was unread is accounted
+        for with it, and the rest was delivered.
+        """
+        if not scan.unreadable:
+            return
+        held = scan.finished | {file.state.key for file in fileset.open_files if file.state is not None}
+        unexplained = [s for s in fileset.states.values() if s.key not in held and s.inode and s.head_size]
+        for sibling, status, error in scan.unreadable:
+            state = next(
+                (s for s in fileset.states.values() if (s.device, s.inode, s.size) == (*status.identity, status.size)),
+                None,
+            )
+            if state is None:
+                state = self._register_unreadable(fileset, sibling, status)
+                became = unexplained.pop(0) if unexplained else None
+                _log.warning(
+                    "file is packed in a format that cannot be read; it is passed over",
+                    file=printable(sibling.path),
+                    error=error.strerror,
+                    lost="nothing that was not counted before" if became is not None else f"{status.size} packed bytes",
+                    fix="pack rotated logs with gzip, xz, bzip2 or zstd, or exclude this file",
+                )
+                if became is None:
+                    self._context.positions.lost(state, 0, status.size, "archive_unreadable")
+            fileset.finished_siblings[status] = state.key
+            scan.finished.add(state.key)
+
+    def _register_unreadable(self, fileset: FileSet, sibling: Sibling, status: FileStatus) -> FileState:
+        generation = max([fileset.next_generation, *(s.generation + 1 for s in fileset.states.values())])
+        fileset.next_generation = generation + 1
+        state = self._context.positions.add(
+            FileState(
+                key=0,
+                source=self._context.name,
+                path=sibling.path,
+                device=status.device,
+                inode=status.inode,
+                uid=f"packed:{status.device}:{status.inode}",
+                head=0,
+                head_size=0,
+                generation=generation,
+                offset=status.size,
+                size=status.size,
+                tag=fileset.name,
+                done=True,
+            )
+        )
+        fileset.states[state.key] = state
+        return state
 
     # Which file it is
 
@@ -289,9 +357,12 @@ class Rotation(ABC):
             return None
         fileset.missing.pop(state.key, None)
         if not sibling.live and not data.read(state.offset, 1):
-            if not state.done:
-                self._account_damage(state, data, state.offset)
-                state.done = True
+            moved = (state.device, state.inode, state.path) != (*data.identity, sibling.path)
+            if not state.done or moved:
+                if not state.done:
+                    self._account_damage(state, data, state.offset)
+                state.done, state.path = True, sibling.path
+                state.device, state.inode = data.identity
                 self._context.positions.update(state)
             return _NothingToRead(state.key)
         state.done = False
@@ -315,7 +386,7 @@ class Rotation(ABC):
         file = TailedFile(data, sibling.path, generation=generation)
         file.live = sibling.live
         if fileset.first_scan:
-            file.position = file.emitted = self.first_offset(fileset, data)
+            file.position = file.emitted = self.first_offset(file)
             file.remember()
         return file
 
@@ -368,7 +439,7 @@ class Rotation(ABC):
 
     def _account_damage(self, state: FileState, data: Bytes, offset: int) -> None:
         """Account for what a torn or corrupt archive no longer gives behind an offset, as far as that is known."""
-        if isinstance(data, GzipBytes) and data.torn:
+        if isinstance(data, ArchiveBytes) and data.torn:
             self._context.positions.lost(state, offset, max(offset, state.size, data.promised()), "archive_damaged")
 
     def _account_missing(self, fileset: FileSet, finished: set[int]) -> None:
@@ -408,6 +479,7 @@ class Rotation(ABC):
         self.open_files_changed = True
         state = file.state
         if state is None:
+            self.account_cut(fileset, file, file.position)
             return
         state.offset, state.marker = file.emitted, file.marker
         copy = self._find_copy(fileset, state)
@@ -418,12 +490,22 @@ class Rotation(ABC):
             return
         fileset.joiner.flush()
         _log.warning("file was truncated; reading from its new beginning", file=file.path)
-        if file.size > file.position:
-            self._context.positions.lost(state, file.position, file.size, "file_truncated")
+        self.account_cut(fileset, file, file.position)
         file.data = _Overwritten(file)
         file.live = file.linked = False
         file.quiet_since = None
         fileset.drained.append(file)
+
+    def account_cut(self, fileset: FileSet, file: TailedFile, size: int) -> None:
+        """Account for the bytes behind ``size``, which were there and were cut off."""
+        state = file.state
+        if state is None:
+            # Nothing was read of it, so it is in no state.
+            device, inode = file.identity
+            state = FileState(0, self._context.name, file.path, device, inode, "", 0, 0, tag=fileset.name)
+        if file.size > size:
+            self._context.positions.lost(state, size, file.size, "file_truncated")
+        file.size = size
 
     def _find_copy(self, fileset: FileSet, state: FileState) -> TailedFile | None:
         """Open the sibling that a file was copied to before it was truncated."""
@@ -432,7 +514,7 @@ class Rotation(ABC):
         except FileNotFoundError:
             return None
         opened = {file.identity for file in fileset.open_files}
-        for sibling in reversed(siblings):
+        for sibling in [*reversed(siblings), *self.strangers(fileset)]:
             if sibling.live:
                 continue
             try:
@@ -451,23 +533,26 @@ class Rotation(ABC):
         if self._unreadable.pop(path, None) is not None:
             _log.info("file can be read again", file=path)
 
-    def _report(self, path: str, error: OSError) -> None:
+    def _forget_unreadable(self) -> None:
+        """Count no longer what is no longer there."""
+        for path in [path for path in self._unreadable if not os.path.lexists(path)]:
+            del self._unreadable[path]
+
+    def _report(self, path: str, error: Exception) -> None:
         """Say once per cause that a file cannot be read; it is tried again at every sweep."""
-        if self._unreadable.get(path, -1) != error.errno:
-            self._unreadable[path] = error.errno
-            details = {"file": path, "error": error.strerror or str(error)}
-            if isinstance(error, PermissionError):
+        cause = (error.errno, error.strerror) if isinstance(error, OSError) else (None, type(error).__name__)
+        if self._unreadable.get(path, (0, "")) != cause:
+            self._unreadable[path] = cause
+            details = {"file": printable(path), "error": getattr(error, "strerror", None) or f"{cause[1]}: {error}"}
+            if isinstance(error, NotFollowedError):
+                details["fix"] = error.fix
+            elif isinstance(error, PermissionError):
                 groups = sorted({os.getegid(), *os.getgroups()})
                 details["fix"] = (
                     f"let user id {os.geteuid()} or one of its group ids {groups} read it and enter its directory"
                 )
-            _log.error("file cannot be read; it is tried again", **details)
+            _log.error("file cannot be read; it is tried again", **details, exc_info=not isinstance(error, OSError))
 
 
 def _open(sibling: Sibling) -> Bytes:
-    fd = open_log(sibling.path)
-    try:
-        return GzipBytes(fd) if sibling.archive else PlainBytes(fd)
-    except BaseException:
-        os.close(fd)
-        raise
+    return open_bytes(open_log(sibling.path), sibling.path)

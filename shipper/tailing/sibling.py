@@ -9,11 +9,10 @@ if TYPE_CHECKING:
 
 
 class Sibling(NamedTuple):
-    """One file of a log: ``live`` is the one being written, ``archive`` is gzipped."""
+    """One file of a log: ``live`` is the one being written."""
 
     path: str
     live: bool
-    archive: bool
 
 
 class FileStatus(NamedTuple):

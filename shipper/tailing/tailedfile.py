@@ -12,12 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shipper.record import Span
-from shipper.tailing.archive import GzipBytes
+from shipper.tailing.archive import ArchiveBytes
 from shipper.tailing.fingerprint import MARKER_BYTES, digest
 
 if TYPE_CHECKING:
     from shipper.source import FileState
     from shipper.tailing.bytes import Bytes
+    from shipper.tailing.encoding import Encoding
 
 
 class TailedFile:
@@ -36,7 +37,10 @@ class TailedFile:
         self.position = self.emitted = state.offset if state is not None else 0
         self.marker = state.marker if state is not None else 0
         self.last_bytes = b""  # the up to 256 bytes before `position`, to notice that they changed under us
-        self.size = 0
+        self.size = 0  # bytes that are known to belong to this generation
+        self.modified = 0  # the modification time at which the file was read to its end, 0 while it is not
+        self.suspected_since: float | None = None  # when a later time was seen without a byte more
+        self.overwritten = False  # by as many bytes, which may even be equal
         self.live = True
         self.linked = True
         self.decoder_ready = False
@@ -44,6 +48,7 @@ class TailedFile:
         self.cuts: frozenset[int] = frozenset()  # where records were cut before the restart; see `Positions.anchor`
         self.run_time = 0  # the last line's source time before repeats were told apart, and
         self.run: dict[bytes, int] = {}  # how often each line occurred in the run of lines with that time
+        self.encoding: Encoding | None = None  # once the bytes that tell it are there
         self.line_format = ""  # what the decoder found the file to be
         self.quiet_since: float | None = None
         self.part = 0
@@ -76,6 +81,15 @@ class TailedFile:
             return state is None or digest(self.data.read(0, state.head_size)) == state.head
         return self.data.read(self.position - len(self.last_bytes), len(self.last_bytes)) == self.last_bytes
 
+    def was(self, data: Bytes) -> bool:
+        """Tell whether other bytes are those that were read of this file, whatever became of it since."""
+        state = self.state
+        if state is None or not state.head_size:
+            return False
+        head = data.read(0, state.head_size)
+        before = data.read(self.position - len(self.last_bytes), len(self.last_bytes))
+        return before == self.last_bytes and len(head) == state.head_size and digest(head) == state.head
+
     def remember(self) -> None:
         """Read the bytes before the position, to notice later that they changed."""
         start = max(0, self.position - MARKER_BYTES)
@@ -106,4 +120,4 @@ class TailedFile:
 
     def inflating(self) -> bool:
         """Whether this is an archive whose size is not known yet."""
-        return isinstance(self.data, GzipBytes) and not self.data.ended
+        return isinstance(self.data, ArchiveBytes) and not self.data.ended

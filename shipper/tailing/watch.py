@@ -6,7 +6,7 @@ makes watchdog hold events back for half a second, in which a container can come
 """
 
 # Path objects cost more than the calls they wrap, every second for each of many files.
-# ruff: noqa: PTH118, PTH120, PTH123
+# ruff: noqa: PTH118, PTH120
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shipper.tailing.bytes import open_log
+from shipper.tailing.bytes import open_log, read_small
+from shipper.tailing.container import CONFIG_BYTES
+from shipper.tailing.paths import followed
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ _log = get_logger(__name__)
 
 #: Descriptors kept for the reader to take over; more than this and the sweep must do.
 _OPENED = 256
-_CONFIG_BYTES = 4 << 20
 
 
 class Found(NamedTuple):
@@ -51,7 +52,7 @@ class Watch:
         self._dirty = threading.Event()
         self._observer: Any = None
         self._handler: Any = None
-        self._paths: set[str] = set()
+        self._paths: dict[str, Any] = {}  # with what watchdog calls each watch
         self.opened: deque[Found] = deque()
 
     @property
@@ -75,13 +76,20 @@ class Watch:
                 self._start()
             from watchdog.events import DirCreatedEvent, FileCreatedEvent  # noqa: PLC0415 - start-up time is a promise
 
-            self._observer.schedule(
+            watch = self._observer.schedule(
                 self._handler, path, recursive=recursive, event_filter=[DirCreatedEvent, FileCreatedEvent]
             )
         except OSError as error:
             _log.warning("directory cannot be watched; it is looked at every second", path=path, error=str(error))
             return
-        self._paths.add(path)
+        self._paths[path] = watch
+
+    def remove(self, path: str) -> None:
+        """Stop watching a directory that is gone: one made anew under its name is another."""
+        watch = self._paths.pop(path, None)
+        if watch is not None:
+            with suppress(KeyError, OSError):
+                self._observer.unschedule(watch)
 
     def close(self) -> None:
         """Stop the threads and close what nobody took."""
@@ -96,7 +104,11 @@ class Watch:
         """Take note of a name. Called by watchdog's thread."""
         if self._seize and path.endswith(self._seize) and len(self.opened) < _OPENED:
             with suppress(OSError):
+                status = followed(path)
                 fd = open_log(path)
+                if os.fstat(fd).st_ino != status.st_ino:
+                    os.close(fd)
+                    return
                 self.opened.append(Found(path, fd, _read(os.path.join(os.path.dirname(path), "config.v2.json"))))
         self._dirty.set()
         self._wake()
@@ -126,7 +138,6 @@ class Watch:
 
 def _read(path: str) -> bytes:
     try:
-        with open(path, "rb", buffering=0) as file:
-            return file.read(_CONFIG_BYTES) or b""
+        return read_small(path, CONFIG_BYTES)[0]
     except OSError:
         return b""

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
-from shipper.source import Source, SourceContext
+from shipper.source import Source, SourceContext, ignore_fault
 from shipper.testing.clock import FakeClock
 from shipper.testing.positions import MemoryPositions
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shipper.record import Batch
 
 
@@ -42,6 +44,7 @@ class Reading:
         once: bool = False,
         clock: FakeClock | None = None,
         own_paths: frozenset[str] = frozenset(),
+        fault: Callable[[str, str], None] = ignore_fault,
     ) -> None:
         self.source = source
         self.positions = positions if positions is not None else MemoryPositions()
@@ -56,6 +59,7 @@ class Reading:
             host="testhost",
             once=once,
             own_paths=own_paths,
+            fault=fault,
         )
         source.open(self.context)
 

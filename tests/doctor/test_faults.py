@@ -284,6 +284,14 @@ def own_output(s: System) -> None:
     s.config["active"] = ["db", "out"]
 
 
+def foreign_link(s: System) -> None:
+    secret = s.top / "secret.log"
+    secret.write_text("root only\n")
+    (s.logs / "link.log").symlink_to(secret)
+    os.chown(s.logs / "link.log", 4242, 4242, follow_symlinks=False)
+    s.config["sources"]["app"]["include"].append(f"{s.logs}/link.log")
+
+
 def own_state(s: System) -> None:
     s.config["sources"]["app"]["include"].append(f"{s.top}/state/**/*.jsonl")
     (s.state / "other.jsonl").touch()
@@ -419,6 +427,7 @@ FAULTS: list[Any] = [
     Fault("D15", "fail", read_twice, "{top}/logs/app.log is read by the sources app and again: every line is delivered twice", 'sources.again.exclude: ["{top}/logs/app.log"]'),
     Fault("D16", "fail", own_output, "source app reads {top}/logs/out.log, which is written by shipper (sink out): a loop without end", 'sources.app.exclude: ["{top}/logs/out.log"]'),
     Fault("D16", "fail", own_state, "the state directory", 'sources.app.exclude: ["{top}/state/other.jsonl"]'),
+    pytest.param(Fault("D17", "warn", foreign_link, "{top}/logs/link.log: symbolic link is not followed: it is user id 4242's, what it points to is user id 0's", "if you trust it: chown -h 0 '{top}/logs/link.log', or set follow_symlinks: always for this source"), marks=needs_root),
     Fault("D16", "fail", own_log, "the daemon's own log", 'sources.app.exclude: ["{top}/logs/shipper.log"]'),
     Fault("D20", "warn", lambda s: s.container("api", "local"), "proj-api-1 logs with local: nothing of it is read", 'logging: {{driver: json-file, options: {{max-size: 10m, max-file: "3"}}}}, ' + FORCE),
     Fault("D20", "warn", lambda s: (s.container("api").parent / "hostconfig.json").write_text("{"), "hostconfig.json: cannot be read, so log driver and rotation are not known", "run shipper doctor as root"),

@@ -633,13 +633,13 @@ def test_new_file_with_the_inode_and_the_first_line_of_a_forgotten_one_gets_othe
 
 
 def test_new_file_that_begins_like_one_of_which_nothing_was_safe_gets_other_ids(
-    read: Callable[..., Reading], app: FileSubject
+    read: Callable[..., Reading], app: FileSubject, tmp_path: Path
 ) -> None:
     app.path.write_text("start\none\n")
     first = read()
     assert first.poll(ack=False) == ["start", "one"]
     first.source.close()
-    app.path.rename(app.path.with_name("elsewhere"))
+    app.path.rename(tmp_path.parent / f"{tmp_path.name}-elsewhere")
     app.path.write_text("start\none\ntwo\n")
     second = read(positions=first.positions.restarted())
     assert second.after(5) == ["start", "one", "two"]
