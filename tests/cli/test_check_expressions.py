@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from shipper.commands.check import command
+from shipper.__main__ import command
 from shipper.routing import pattern
 
 CONFIG = """
@@ -26,7 +26,7 @@ REDACT = "transforms: {mask: {type: redact, rules: [email, {name: iban, pattern:
 def check(tmp_path: Path, more: str) -> tuple[int, str, str]:
     path = tmp_path / "shipper.yaml"
     path.write_text(CONFIG.format(state=tmp_path / "state", more=more))
-    result = CliRunner().invoke(command, ["--config", str(path)], standalone_mode=False)
+    result = CliRunner().invoke(command, ["check", "--config", str(path)], standalone_mode=False)
     assert result.exception is None
     return int(result.return_value or 0), result.stdout, result.stderr
 
