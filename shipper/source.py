@@ -96,6 +96,30 @@ class Positions(Protocol):
         """
 
 
+class InHand(msgspec.Struct, frozen=True):
+    """Bytes of a file (its key in the checkpoint) from an offset on, and how many processes ended with them in hand."""
+
+    file: int
+    start: int
+    ends: int
+
+
+class Progress(Protocol):
+    """What a source notes before it touches bytes, so that a crash that the same bytes cause each time is noticed."""
+
+    #: What the last process had in hand when it died, until that is got through.
+    left: InHand | None
+
+    def is_stuck(self, file: int, start: int) -> bool:
+        """Tell whether so many processes died with these bytes in hand that they must be set aside."""
+
+    def take(self, file: int, start: int) -> None:
+        """Note that the bytes of a file from ``start`` on are in hand now."""
+
+    def set_aside(self, data: bytes) -> str:
+        """Keep a copy of the bytes that are stuck and begin anew behind them; give its path. Raises OSError."""
+
+
 def ignore_fault(path: str, kind: str) -> None:
     """Take no note of a fault."""
 
@@ -105,7 +129,8 @@ class SourceContext(msgspec.Struct, frozen=True):
 
     ``once`` means: deliver everything present, then stop; a last line without newline is complete at once.
     ``own_paths`` are files this daemon itself writes; a source must never read them. ``fault`` counts what a line or a
-    file made the code raise: it takes the file's path and the kind of the exception.
+    file made the code raise: it takes the file's path and the kind of the exception. ``progress`` is told of bytes before
+    they are touched.
     """
 
     name: str
@@ -116,6 +141,7 @@ class SourceContext(msgspec.Struct, frozen=True):
     once: bool = False
     own_paths: frozenset[str] = frozenset()
     fault: Callable[[str, str], None] = ignore_fault
+    progress: Progress | None = None
 
 
 class Source(ABC):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from shipper.delivery.delivery import Delivery
     from shipper.record import Batch
     from shipper.state.ledger import Ledger
+    from shipper.state.progress import Progress
     from shipper.telemetry.health import Health
     from shipper.telemetry.metrics import Metrics
 
@@ -67,6 +68,7 @@ class Intake:
         parts: Parts,
         deliveries: dict[str, Delivery],
         ledger: Ledger,
+        progress: Progress,
         *,
         clock: Clock,
         metrics: Metrics,
@@ -74,6 +76,7 @@ class Intake:
         once: bool,
     ) -> None:
         self._ledger = ledger
+        self._progress = progress
         self._clock = clock
         self._metrics = metrics
         self._health = health
@@ -164,6 +167,7 @@ class Intake:
         try:
             for batch in feed.source.poll(self.accepts):
                 self._process(feed, batch)
+                self._progress.done()
                 self._health.beat()
                 if self._stopping.is_set():
                     break
@@ -206,6 +210,8 @@ class Intake:
             host=os.uname().nodename,
             once=self._once,
             own_paths=own_log_paths(),
+            fault=lambda _path, _kind: self._metrics.fault("line"),
+            progress=self._progress,
         )
         try:
             feed.source.open(context)
@@ -251,6 +257,7 @@ class Intake:
         try:
             for batch in feed.source.rescue(self._accepts_last):
                 self._process(feed, batch)
+                self._progress.done()
                 self._health.beat()
         except Exception as error:
             self._fault("source", "what only an open descriptor holds could not all be read", error, source=feed.name)

@@ -24,6 +24,7 @@ from shipper.daemon.keeper import Keeper
 from shipper.errors import StateError
 from shipper.state.checkpoint import Checkpoint
 from shipper.state.ledger import Ledger
+from shipper.state.progress import Progress
 from shipper.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
@@ -59,16 +60,24 @@ class Pipeline:
             )
             health.report("state", "ok", f"{checkpoint.path} was gone; files were read again")
         try:
+            self._progress = Progress(parts.config.state_dir)
             self._ledger = Ledger(checkpoint, parts.router.sinks, clock, on_lost=metrics.lost)
             self._deliveries = parts.deliveries(self._ledger, clock=clock, metrics=metrics, health=health)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             checkpoint.close()
             raise StateError(f"cannot use {checkpoint.path}: {error}") from error
         except BaseException:
             checkpoint.close()
             raise
         self._intake = Intake(
-            parts, self._deliveries, self._ledger, clock=clock, metrics=metrics, health=health, once=once
+            parts,
+            self._deliveries,
+            self._ledger,
+            self._progress,
+            clock=clock,
+            metrics=metrics,
+            health=health,
+            once=once,
         )
         for delivery in self._deliveries.values():
             delivery.buffer.on_room = self._intake.wake
@@ -114,6 +123,8 @@ class Pipeline:
                 log.error("cannot spill at the end; lines wait in their files", sink=delivery.name, error=str(error))
             delivery.buffer.close()
         self._intake.close()
+        if self._intake.join(0):
+            self._progress.close()
         self._keeper.stop()
         self._ledger.close()
 

@@ -7,12 +7,10 @@ bytes in hand. `Progress.stuck` names them once that has happened `STARTS` times
 through ends the row::
 
     progress = Progress(config.state_dir)
-    if (stuck := progress.stuck) is not None:   # set the bytes aside, account for them as lost
-        ...
-        progress.pass_over()
-    ...
-    progress.take(span.file, span.start)        # before a batch is touched
-    progress.done()                             # once it is in the buffers, or set aside
+    if progress.is_stuck(file, start):          # before each read, by the source
+        progress.set_aside(data)                # and account for them as lost
+    progress.take(file, start)                  # before bytes are touched, by the source
+    progress.done()                             # once they are in the buffers, by the intake
 
 A power failure may leave an older note or none. A note is never a reason to skip anything before the same bytes were in
 hand at `STARTS` ends that nobody asked for, with nothing getting past them in between.
@@ -26,7 +24,7 @@ import struct
 import zlib
 from typing import TYPE_CHECKING
 
-import msgspec
+from shipper.source import InHand
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,19 +37,15 @@ _MAGIC = b"SHPP"
 _BYTES = _FORM.size + 4
 
 
-class InHand(msgspec.Struct, frozen=True):
-    """Bytes of a file (its key in the checkpoint) from an offset on, and how many processes ended with them in hand."""
-
-    file: int
-    start: int
-    ends: int
-
-
 class Progress:
-    """The note of one reader. ``take`` and ``done`` are called by its thread, once a batch."""
+    """The note of one reader; see `shipper.source.Progress`. ``take`` and ``done`` are called by its thread, once a batch.
+
+    Copies of bytes that were passed over are in ``<state_dir>/set-aside/<file>-<offset>``.
+    """
 
     def __init__(self, state_dir: Path) -> None:
         """Open the note and look at what the last process left. Raises OSError. The state directory must be locked."""
+        self._state_dir = state_dir
         fd = os.open(state_dir / "progress", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.fchmod(fd, 0o600)
@@ -84,6 +78,29 @@ class Progress:
         if busy and hand is not None and left is not None and (hand.file, hand.start) == (left.file, left.start):
             self.left = left = None
         self._write(busy=False, hand=left)
+
+    def is_stuck(self, file: int, start: int) -> bool:
+        """See `shipper.source.Progress.is_stuck`."""
+        stuck = self.stuck
+        return stuck is not None and (stuck.file, stuck.start) == (file, start)
+
+    def set_aside(self, data: bytes) -> str:
+        """See `shipper.source.Progress.set_aside`."""
+        stuck = self.stuck
+        assert stuck is not None
+        directory = self._state_dir / "set-aside"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        path = directory / f"{stuck.file}-{stuck.start}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(fd, 0o600)
+            with open(fd, "wb", closefd=False) as file:
+                file.write(data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self.pass_over()
+        return str(path)
 
     def pass_over(self) -> None:
         """The bytes that are stuck were set aside: begin anew behind them."""

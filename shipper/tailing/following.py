@@ -52,6 +52,8 @@ class Following(Rotation):
         self._awaiting_timer: dict[FileSet, None] = {}
         self._batches: deque[Batch] = deque()
         self._anchors_refused = False
+        #: The file (its key), and the offset in it, up to which lines are taken one at a time.
+        self._suspect: tuple[int, int] | None = None
 
     # What the concrete source does
 
@@ -91,6 +93,20 @@ class Following(Rotation):
         if known_cut is not None:
             count, most = (min(size, known_cut - file.position) for size in (count, most))
         block = file.data.read(file.position, count)
+        progress, line_by_line = self._context.progress, False
+        if progress is not None and progress.left is not None:
+            # The last process died with bytes in hand. Which line of them it was shows when each is taken alone.
+            self._suspect = (progress.left.file, progress.left.start + CHUNK)
+        if self._suspect is not None and block:
+            state = self._register(fileset, file)
+            if progress is not None and progress.is_stuck(state.key, file.position):
+                return self._set_aside(fileset, file, file.data.read(file.position, most))
+            key, end = self._suspect
+            if key == state.key:
+                if file.position >= end:
+                    self._suspect = None
+                elif self.width(file) == 1 and (first := block.find(b"\n") + 1):
+                    block, line_by_line = block[:first], True
         if block[:1] == b"\0" and self.width(file) == 1:
             return self._skip_hole(fileset, file, block)
         end = self.end_of_lines(file, block)
@@ -98,7 +114,7 @@ class Following(Rotation):
             block = file.data.read(file.position, most)
             end = self.end_of_lines(file, block)
             if not end and len(block) > self.max_line:
-                self._register(fileset, file)
+                self._take_in_hand(fileset, file)
                 piece = self.clip(file, block)
                 self.decode_partial(fileset, file, piece, last=False)
                 file.advance(piece)
@@ -111,8 +127,8 @@ class Following(Rotation):
         if not end:
             return self._reached_eof(fileset, file)
         file.quiet_since, file.modified = None, 0
-        self._register(fileset, file)
-        full = len(block) >= count or file.inflating()
+        self._take_in_hand(fileset, file)
+        full = len(block) >= count or file.inflating() or line_by_line
         if end < len(block):
             block = block[:end]
         batch, size = self.decode(fileset, file, block)
@@ -261,7 +277,11 @@ class Following(Rotation):
 
     def _take_unterminated(self, fileset: FileSet, file: TailedFile, line: bytes) -> None:
         """Take a line without end, in pieces if it is too long for one record."""
-        self._register(fileset, file)
+        state = self._register(fileset, file)
+        if (progress := self._context.progress) is not None and progress.is_stuck(state.key, file.position):
+            self._set_aside(fileset, file, line)
+            return
+        self._take_in_hand(fileset, file)
         while len(line) > self.max_line:
             piece = self.clip(file, line)
             self.decode_partial(fileset, file, piece, last=False)
@@ -270,6 +290,29 @@ class Following(Rotation):
         self.decode_partial(fileset, file, line, last=True)
         file.advance(line)
         self._save_skips(fileset, file)
+
+    def _take_in_hand(self, fileset: FileSet, file: TailedFile) -> None:
+        """Note which bytes are touched now, before they are."""
+        state = self._register(fileset, file)
+        if self._context.progress is not None:
+            self._context.progress.take(state.key, file.position)
+
+    def _set_aside(self, fileset: FileSet, file: TailedFile, block: bytes) -> bool:
+        """Pass over a line that one process after another died of: a copy is kept, and it is accounted for as lost."""
+        state, progress = self._register(fileset, file), self._context.progress
+        assert progress is not None
+        line = block[: block.find(b"\n") + 1] or block
+        kept = progress.set_aside(line)
+        end = file.position + len(line)
+        _log.error(
+            "a line ended the daemon at every start; it is passed over and a copy is kept; please report this",
+            file=file.path, offset=file.position, bytes=len(line), kept=kept,
+        )  # fmt: skip
+        self._context.positions.lost(state, file.position, end, "crashed")
+        fileset.joiner.flush()
+        file.advance(line)
+        self._emit(fileset)
+        return True
 
     def _emit(self, fileset: FileSet) -> None:
         """Hand out what may leave, once the places where time cut its records are safe in the checkpoint."""
@@ -294,9 +337,10 @@ class Following(Rotation):
 
     # Identity of what is read
 
-    def _register(self, fileset: FileSet, file: TailedFile) -> None:
+    def _register(self, fileset: FileSet, file: TailedFile) -> FileState:
+        """Make a file known to the checkpoint, unless it is; give what the checkpoint knows of it."""
         if file.state is not None:
-            return
+            return file.state
         head = file.data.read(0, HEAD_BYTES)
         device, inode = file.identity
         state = FileState(
@@ -317,6 +361,7 @@ class Following(Rotation):
         file.marker = state.marker
         file.state = self._context.positions.add(state)
         fileset.states[file.state.key] = file.state
+        return file.state
 
     @abstractmethod
     def uid(self, fileset: FileSet, file: TailedFile, head: bytes) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shipper.state.progress import STARTS, InHand, Progress
+from shipper.source import InHand
+from shipper.state.progress import STARTS, Progress
 
 _CRASH = """
 import os, signal, sys
