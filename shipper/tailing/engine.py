@@ -230,12 +230,14 @@ class TailSource(Following, Source):
 
     def _discovered(self) -> list[FileSet]:
         try:
-            return self.discover()
+            found = self.discover()
         except (sqlite3.Error, StateError, SourceError):
             raise
         except Exception as error:  # noqa: BLE001 - what is open already is read on
             self._report(self._context.name, error)
             return []
+        self._unreadable.pop(self._context.name, None)
+        return found
 
     def _look_at_open(self, fileset: FileSet, file: TailedFile, now: float) -> None:
         if file.modified and file.live:

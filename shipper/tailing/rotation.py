@@ -535,7 +535,7 @@ class Rotation(ABC):
 
     def _forget_unreadable(self) -> None:
         """Count no longer what is no longer there."""
-        for path in [path for path in self._unreadable if not os.path.lexists(path)]:
+        for path in [p for p in self._unreadable if p != self._context.name and not os.path.lexists(p)]:
             del self._unreadable[path]
 
     def _report(self, path: str, error: Exception) -> None:

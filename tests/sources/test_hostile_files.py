@@ -19,8 +19,8 @@ from shipper.sources.file import FileConfig, FileSource
 from shipper.tailing import dockerjson, following, joiner, paths
 from shipper.tailing.decoding import BATCH_RECORDS, FAULT
 from shipper.tailing.paths import NotFollowedError, followed
-from shipper.testing.dockerlog import DockerLog
 from shipper.testing.source_contract import Reading
+from support.docker_log import DockerLog
 
 CONTAINER = "{0:064x}"
 
