@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import repeat
 from operator import add
 from typing import Final, NamedTuple
 
@@ -53,10 +54,11 @@ def cut(lines: list[str], clocks: Clocks) -> Requests | None:
     whole = '"'.join(lines)
     pieces = whole.split('"')
     beginnings, requests, endings = pieces[0::7], pieces[1::7], pieces[2::7]
+    spaces = repeat(" ")
     if (
-        {text.count(" ") for text in requests} != _IN_REQUEST
-        or {text.count(" ") for text in beginnings} != _IN_HEAD
-        or {text.count(" ") for text in endings} != _IN_SIZES
+        set(map(str.count, requests, spaces)) != _IN_REQUEST
+        or set(map(str.count, beginnings, spaces)) != _IN_HEAD
+        or set(map(str.count, endings, spaces)) != _IN_SIZES
         or set(pieces[4::7]) != _SPACE
         or any(pieces[6::7])
     ):

@@ -7,15 +7,13 @@ Whoever walks over what was decoded, sinks among them, may do so by recursion: n
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 
 #: Levels of objects and lists that are decoded; the object itself is the first. At least DEPTH of native.h and one.
 MAX_DEPTH: Final = 64
-#: Of either bracket, no more than this is no more than that of both.
-_HALF: Final = MAX_DEPTH // 2
+_NO_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{\n")
 
 #: A string (to the end of the text, if it does not end), or a bracket.
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
@@ -30,10 +28,10 @@ def decode_object(text: str) -> dict[str, Any] | None:
     try:
         found = _decode(text)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        if not may_be_deep([text]):
+        if not _may_be_deep(text):
             return None
     else:
-        if not may_be_deep([text]) or not is_deep(found):
+        if not _may_be_deep(text) or not is_deep(found):
             return found
     try:
         return _decode(_flattened(text))
@@ -41,17 +39,12 @@ def decode_object(text: str) -> dict[str, Any] | None:
         return None  # what is too deep even so has a bracket that is not closed, so it is no JSON
 
 
-def may_be_deep(texts: Sequence[str]) -> list[int]:
-    """Give the indexes of texts that have brackets enough to be nested too deep: cheap, and at least those that are.
-
-    Counting is dear where finding is not, so only what has one list or three objects is counted.
-    """
-    return [
-        place
-        for place, text in enumerate(texts)
-        if ("[" in text and text.count("[") > _HALF)
-        or ((at := text.find("{", 1)) > 0 and text.find("{", at + 1) > 0 and text.count("{") > _HALF)
-    ]
+def may_be_deep(lines: str) -> list[int]:
+    """Give the indexes of lines that have brackets enough to be nested too deep: cheap, and at least those that are."""
+    openers = lines.encode("utf-8", "surrogatepass").translate(None, _NO_OPENERS)
+    if len(openers) <= MAX_DEPTH:
+        return []
+    return [place for place, opened in enumerate(openers.split(b"\n")) if len(opened) > MAX_DEPTH]
 
 
 def is_deep(value: Any) -> bool:
@@ -67,6 +60,10 @@ def is_deep(value: Any) -> bool:
         if not level:
             return False
     return True
+
+
+def _may_be_deep(text: str) -> bool:
+    return text.count("{") + text.count("[") > MAX_DEPTH
 
 
 def _flattened(text: str) -> str:

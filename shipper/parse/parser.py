@@ -381,13 +381,14 @@ class Parser:
 
     def _decode(self, texts: list[str]) -> list[Any]:
         # Each text begins with { and ends with }, so it is at least one value; as many values as texts is one each.
+        whole = "\n".join(texts)
         try:
-            docs: list[Any] = self._decoder.decode_lines("\n".join(texts))
+            docs: list[Any] = self._decoder.decode_lines(whole)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             docs = []
         if len(docs) != len(texts):
             return list(map(decode_object, texts))  # what is None the exact reader mends, or takes as plain
-        for place in may_be_deep(texts):
+        for place in may_be_deep(whole):
             if is_deep(docs[place]):
                 docs[place] = decode_object(texts[place])
         return docs
