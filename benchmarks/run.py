@@ -210,7 +210,7 @@ def to_mariadb(bench: Bench) -> None:
     with mariadb() as server:
         ratio, runs = bench.costs(server.fresh)
         note = f"{rate(bench, runs):,.0f} lines/s"
-        bench.add(Figure("Docker log to MariaDB, load_data: CPU", ratio, "yardsticks", 8, note=note))
+        bench.add(Figure("Docker log to MariaDB: CPU", ratio, "yardsticks", 8, note=note))
         bench.add(Figure("Docker log to MariaDB: resident memory, peak", peak(runs), "MiB", 64))
         shares, rates = [], []
         for _ in range(ROUNDS):
@@ -323,14 +323,14 @@ def start_to_first_line(bench: Bench) -> None:
 
     measure("SQLite", fresh_sqlite, lambda: sqlite_count(sink))
     with mariadb() as server:
-        measure("MariaDB", lambda: {**server.fresh(), "load_data": False}, server.count)
+        measure("MariaDB", server.fresh, server.count)
 
 
 def latency(bench: Bench) -> None:
     sink = bench.sqlite()
     latency_of(bench, "SQLite", sink, lambda: sqlite_count(sink))
     with mariadb() as server:
-        latency_of(bench, "MariaDB", {**server.fresh(), "load_data": False}, server.count)
+        latency_of(bench, "MariaDB", server.fresh(), server.count)
 
 
 def latency_of(bench: Bench, name: str, sink: dict[str, Any], count: Callable[[], int]) -> None:
@@ -395,7 +395,7 @@ class Database:
     def fresh(self) -> dict[str, Any]:
         """A sink with the fast path on; the table that the run before it left is dropped."""
         self._logs.execute(f"DROP TABLE IF EXISTS {self._logs.table}")
-        return self._logs.sink(load_data=True)
+        return self._logs.sink()
 
     def count(self) -> int:
         return self._logs.count()

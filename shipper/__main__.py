@@ -46,6 +46,7 @@ class CommandEntry(NamedTuple):
 COMMANDS = {
     "run": CommandEntry("run", "Ship logs until stopped, or once with --once."),
     "check": CommandEntry("check", "Check a configuration, without running it."),
+    "prepare": CommandEntry("prepare", "Make what sinks need at their destination, after asking."),
     "query": CommandEntry("query", "Read logs back from a sink."),
     "status": CommandEntry("status", "Show how the running daemon stands."),
     "doctor": CommandEntry("doctor", "Look at what keeps logs from arriving, with the fix of each."),

@@ -17,7 +17,7 @@ from shipper.errors import SinkError
 from shipper.secret import masked_repr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from shipper.record import Batch
 
@@ -83,6 +83,17 @@ class Finding(msgspec.Struct, frozen=True):
     fix: str = ""
 
 
+class Change(msgspec.Struct, frozen=True):
+    """Something that the destination lacks; see `Sink.changes`.
+
+    ``text`` is what would be run there, such as an SQL statement that can be pasted. ``ours`` says that ``open`` or the
+    first write makes it by itself; what is not changes something that another program may own, or was not to be made.
+    """
+
+    text: str
+    ours: bool = True
+
+
 class Sink(ABC):
     """Delivers batches to one backend. One thread at a time calls it.
 
@@ -109,8 +120,21 @@ class Sink(ABC):
     def open(self) -> None:
         """Connect and prepare (create a table, say). Called again after any failure before the next write.
 
-        Raises RetryableError when the backend is away, ParkedError when the operator must act.
+        May make what is new there, and change what it made itself; never what somebody else made. Raises
+        RetryableError when the backend is away, ParkedError when the operator must act.
         """
+
+    def changes(self) -> Sequence[Change]:
+        """Say what the destination lacks, in the order in which it would be made, and change nothing.
+
+        What looks on (``check --online``, ``doctor``) writes no test record while there is something: it would be made
+        by that. Raises SinkError. A sink that makes nothing there needs none.
+        """
+        return ()
+
+    def prepare(self) -> None:
+        """Make everything that `changes` says, on the operator's word (``shipper prepare``). Raises SinkError."""
+        self.open()
 
     @abstractmethod
     def write(self, batch: Batch) -> None:

@@ -15,10 +15,12 @@ r"""How records become rows of the table ``activity_logs``: shared by the sinks 
 * ``shipper`` is the marker, NULL when the other columns alone give the record back:
   ``nanoseconds,resource,mark,mark...,+name,name...``: what is below the microsecond, the key of the full resource in
   ``<table>_resources`` (empty when the columns say all), and marks: a column's name if its value was an integer,
-  ``#n`` the severity number, and last ``+``: the column's members came from the attribute ``details``, but for the
-  names that follow. A marker longer than its column is ``*``, and ``details`` is then an object of two members:
-  ``attributes``, what would stand there, and ``shipper``, the marker. A table may lack the column: nanoseconds,
-  integer types and further attributes of the resource are then lost, and ``details`` is never opened.
+  ``#n`` the severity number, ``!name`` a column that is only filled because it may not be NULL, ``!`` a message that
+  its column does not hold (``details`` is then an object of ``attributes`` and the whole ``message``), and last ``+``:
+  the column's members came from the attribute ``details``, but for the names that follow. A marker longer than its
+  column is ``*``, and ``details`` is then an object of two members: ``attributes``, what would stand there, and
+  ``shipper``, the marker. A table may lack the column: nanoseconds, integer types and further attributes of the
+  resource are then lost, and ``details`` is never opened.
 * What JSON or the backends cannot hold: nesting beyond 20 levels becomes text that begins with ``[too deep] ``
   (MariaDB refuses 32 levels, MySQL 101), NaN and infinities become null, lone surrogates U+FFFD.
 
@@ -41,6 +43,7 @@ from xxhash import xxh3_128_digest
 from shipper.native import compiled
 from shipper.record import LEVELS, SEVERITIES, make_id
 from shipper.render import Kind, render, span
+from sinks._plain import MAX_DEPTH, cleaned, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,13 +57,13 @@ LAST = ("created_at", "service", "container", "stream", "host", "source")
 COLUMNS = {"user_id": "user_id", "action": "action", "ip_address": "ip_address", "user_agent": "user_agent"}
 #: Resource attributes that have a column, in the order of the columns.
 RESOURCE_COLUMNS = ("service.name", "container.name", "log.iostream", "host.name")
-#: Levels of nesting that ``details`` may have; MariaDB accepts 31 (sinks reference, tried on 10.11).
-MAX_DEPTH = 20
-#: What a value begins with that was too deep and became text, and what the end of a value that was cut says.
-TOO_DEEP, CUT = "[too deep] ", "…"
+#: What the end of a value that was cut says.
+CUT = "…"
 
 #: The column of the marker, and what it holds when the marker itself stands in ``details``.
 MARKER, WRAPPED = "shipper", "*"
+#: Other words for levels, as other writers of the table have them.
+LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _CREATED = 26  # characters of ``created_at``
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -180,6 +183,9 @@ class Mapping:
         self._room = self._mark_width - 20 - sum(len(column) + 1 for column in columns)
         self._marks = tuple(f",{column}" if marker else "" for column in columns)
         self._most = tuple(self._widths.get(column, -1) for column in columns)
+        #: What stands for a level in its column; and the severities that need no mark.
+        self._levels: dict[str, str] | None = None
+        self._unmarked = _CANONICAL if marker else frozenset(range(len(LEVELS)))
         self._by_resource: dict[Resource, ResourceColumns] = {}
         self._by_content: dict[tuple[Any, ...], ResourceColumns] = {}
         self._marker_texts_by_key: dict[tuple[str, str], list[str | None]] = {}
@@ -219,35 +225,47 @@ class Mapping:
         count = len(batch)
         resource_columns = self.resource_columns(batch.resources)
         severities = batch.severities if batch.severities is not None else [SEVERITIES["info"]] * count
+        levels = [LEVELS[severity] for severity in severities]
+        messages = batch.messages if batch.messages is not None else batch.raws
         marks: str | list[str]
         if batch.attributes:
             mapped, details, marks = self._split_attributes(batch.attributes)
         else:
             mapped, details, marks = [[None] * count for _ in self.columns], [None] * count, ""
-        if self.marker and not set(severities) <= _CANONICAL:
-            marks = [
-                mark if severity in _CANONICAL else f",#{severity}{mark}"
-                for mark, severity in zip([marks] * count if isinstance(marks, str) else marks, severities, strict=True)
-            ]
+        if not set(severities) <= self._unmarked:
+            marks = self._severities(severities, marks)
+        messages, marks = self._fit(messages, mapped, details, marks)
         markers = self._markers(batch.times, resource_columns, marks) if self.marker else None
-        if (
-            self._room < 0
-            and markers is not None
-            and max(map(len, filter(None, markers)), default=0) > self._mark_width
-        ):
-            left = self._attributes(batch.attributes)[0] if batch.attributes else None
-            left, markers = self._wrapped(left or [None] * count, markers)
-            details = self._json(left)
+        if markers is not None and self._room < 0:
+            self._wrap(details, markers)
         return Rows(
             ids=batch.ids,
-            levels=[LEVELS[severity] for severity in severities],
-            messages=batch.messages if batch.messages is not None else batch.raws,
+            levels=levels if self._levels is None else [self._levels[level] for level in levels],
+            messages=messages,
             details=details,
             mapped=mapped,
             times=batch.times,
             resource_columns=resource_columns,
             markers=markers,
         )
+
+    def _severities(self, severities: list[int], marks: str | list[str]) -> list[str]:
+        """Put the severities that a row's level does not tell before its marks."""
+        each = [marks] * len(severities) if isinstance(marks, str) else marks
+        return [
+            mark if severity in self._unmarked else f",#{severity}{mark}"
+            for mark, severity in zip(each, severities, strict=True)
+        ]
+
+    def _fit(
+        self,
+        messages: list[str],
+        mapped: list[list[str | None]],  # noqa: ARG002
+        details: list[str | None],  # noqa: ARG002
+        marks: str | list[str],
+    ) -> tuple[list[str], str | list[str]]:
+        """Make the columns what a table of another's making holds, in place; give messages and marks: `_sql_fit`."""
+        return messages, marks
 
     def resource_columns(self, resources: list[Resource]) -> list[ResourceColumns]:
         """Give what each record's resource adds to its row."""
@@ -309,14 +327,13 @@ class Mapping:
             self._marker_texts_by_key[key, mark] = texts
         return texts
 
-    def _wrapped(self, left: Sequence[Any], markers: Sequence[str | None]) -> tuple[list[Any], list[str | None]]:
-        """Move markers that are too long for their column into ``details``."""
-        long = [marker is not None and len(marker) > self._mark_width for marker in markers]
-        wrapped = [
-            {"attributes": rest or {}, MARKER: marker} if wrap else rest
-            for rest, marker, wrap in zip(left, markers, long, strict=True)
-        ]
-        return wrapped, [WRAPPED if wrap else marker for marker, wrap in zip(markers, long, strict=True)]
+    def _wrap(self, details: list[str | None], markers: list[str | None]) -> None:
+        """Move markers that are too long for their column into ``details``, in place."""
+        for index, marker in enumerate(markers):
+            if marker is not None and len(marker) > self._mark_width:
+                text = _encoder.encode(marker).decode()
+                details[index] = f'{{"attributes":{details[index] or "{}"},"{MARKER}":{text}}}'
+                markers[index] = WRAPPED
 
     def _shape(self, names: tuple[str, ...]) -> _Shape:
         if (known := self._shapes.get(names)) is not None:
@@ -505,14 +522,14 @@ class Mapping:
             lines: list[str | None] = list(block.decode().split("\n"))
             lines.pop()
         except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
-            return [None if value is None else _encoder.encode(_plain(value)).decode() for value in values]
+            return [None if value is None else _encoder.encode(plain(value)).decode() for value in values]
         wide = not self._wide_integers and b"0" * 19 in block.translate(_DIGITS)
         # Whatever opens at most that often cannot be deeper: one pass over the bytes clears nearly every batch.
         openers = block.translate(None, _NO_OPENERS)
         if wide or _MANY_OPENERS.search(openers):
             for index, opened in enumerate(openers.split(b"\n")[:-1]):
                 if wide or len(opened) > MAX_DEPTH:
-                    lines[index] = _encoder.encode(_plain(values[index], wide=not wide)).decode()
+                    lines[index] = _encoder.encode(plain(values[index], wide=not wide)).decode()
         if None in values:
             return [None if value is None else line for value, line in zip(values, lines, strict=True)]
         return lines
@@ -552,40 +569,6 @@ def _second(seconds: int) -> str:
     if len(text) != 20 or text < "1000":
         raise ValueError(f"the time {seconds} s since 1970 is outside of the years 1000 to 9999 that a column holds")
     return text
-
-
-def cleaned(text: str) -> str:
-    """Give the text with lone surrogates as U+FFFD, and pairs of them as the character they mean."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def _plain(value: Any, depth: int = 1, *, wide: bool = True) -> Any:
-    """Make a value that JSON and every backend hold: see the module's text."""
-    if isinstance(value, str):
-        return cleaned(value)
-    if isinstance(value, dict | list | tuple | set | frozenset):
-        if depth > MAX_DEPTH:
-            return TOO_DEEP + _deep_text(value)
-        if isinstance(value, dict):
-            return {cleaned(str(key)): _plain(item, depth + 1, wide=wide) for key, item in value.items()}
-        return [_plain(item, depth + 1, wide=wide) for item in value]
-    if isinstance(value, int) and not wide and not -(1 << 63) <= value < 1 << 64:
-        return str(value)
-    try:
-        return msgspec.Raw(_encoder.encode(value))
-    except (ValueError, TypeError, OverflowError, UnicodeError):
-        return cleaned(str(value))
-
-
-def _deep_text(value: Any) -> str:
-    try:
-        return cleaned(_encoder.encode(value).decode())
-    except (UnicodeError, ValueError, TypeError, OverflowError, RecursionError):
-        return cleaned(repr(value))
 
 
 def created_text(time_ns: int) -> str:

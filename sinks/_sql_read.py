@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from shipper.record import SEVERITIES, Record, Resource
-from sinks._sql import EPOCH, FIRST, MARKER, RESOURCE_COLUMNS, WRAPPED, created_text
+from shipper.record import LEVELS, SEVERITIES, Record, Resource
+from sinks._sql import EPOCH, FIRST, LEVEL_ALIASES, MARKER, RESOURCE_COLUMNS, WRAPPED, created_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
 
     from shipper.reader import Query, Term
 
-_LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
+_SEVERITIES = frozenset(map(str, range(len(LEVELS))))
+_INTEGER = re.compile(r"-?[0-9]{1,4000}")
 _decode = msgspec.json.decode
 
 
@@ -43,16 +46,19 @@ class RowReader:
             inner = attributes.get("attributes")
             attributes = inner if isinstance(inner, dict) else attributes
         nanos, key, marks, beside = _read_marker(marker)
+        if "!" in marks and isinstance(attributes.get("message"), str):
+            message, inner = attributes["message"], attributes.get("attributes")
+            attributes = inner if isinstance(inner, dict) else {}
         if beside is not None:
             outside = {name: attributes.pop(name) for name in beside if name in attributes}
             attributes = {"details": attributes, **outside}
         for (column, attribute), value in zip(self._columns.items(), mapped, strict=True):
-            if value is not None:
-                attributes[attribute] = int(value) if column in marks else value
+            if value is not None and f"!{column}" not in marks:
+                attributes[attribute] = _typed(value, integer=column in marks)
         level = (level or "info").strip().lower()
-        severity = SEVERITIES.get(_LEVEL_ALIASES.get(level, level), SEVERITIES["info"])
+        severity = SEVERITIES.get(LEVEL_ALIASES.get(level, level), SEVERITIES["info"])
         for each in marks:
-            if each.startswith("#"):
+            if each.startswith("#") and each[1:] in _SEVERITIES:
                 severity = int(each[1:])
         return Record(
             id=str(record_id),
@@ -72,18 +78,20 @@ class RowReader:
         contains: str,
         select: Callable[[Page, str, int], Sequence[Sequence[Any]]],
         lookup: Callable[[Sequence[str], str], Iterable[tuple[str, str]]],
+        unsure: AbstractSet[str] = frozenset(),
     ) -> Iterator[Record]:
         """Give the records of a question page by page, by key, so that no page costs more than the first.
 
         ``select`` is asked for a page's rows: the WHERE part, ASC or DESC, how many. ``lookup`` is asked for the id and
-        JSON of resources: their keys, and as many placeholders.
+        JSON of resources: their keys, and as many placeholders. ``unsure`` names columns that may hold less than was
+        written: the table is not asked to search in them.
         """
         order = "ASC" if query.oldest_first else "DESC"
         place = len(FIRST) + len(self._columns)
         after: tuple[str, str] | None = None
         size = _FIRST_PAGE
         while True:
-            rows = select(page(query, after=after, contains=contains), order, size)
+            rows = select(page(query, after=after, contains=contains, unsure=unsure), order, size)
             missing = sorted(self.missing(rows))
             for start in range(0, len(missing), _KEYS):
                 keys = missing[start : start + _KEYS]
@@ -117,6 +125,18 @@ class RowReader:
                 found = Resource(shared[4] or "", {name: value for name, value in pairs if value is not None})
             self._resources[(key, *shared)] = found
         return found
+
+
+def _typed(value: Any, *, integer: bool) -> Any:
+    """Give a column's value as an attribute: text, whatever the type of the column, or the integer it was."""
+    text = (
+        value
+        if isinstance(value, str)
+        else value.decode("utf-8", "replace")
+        if isinstance(value, bytes)
+        else str(value)
+    )
+    return int(text) if integer and _INTEGER.fullmatch(text) else text
 
 
 def _read_marker(marker: Any) -> tuple[int, str, list[str], list[str] | None]:
@@ -156,7 +176,7 @@ class Page(msgspec.Struct, frozen=True):
     values: tuple[Any, ...]
 
 
-def page(query: Query, *, after: tuple[str, str] | None, contains: str) -> Page:
+def page(query: Query, *, after: tuple[str, str] | None, contains: str, unsure: AbstractSet[str] = frozenset()) -> Page:
     """Compile the next page of a question, by key: ``after`` is (created_at, id) of the last row before it.
 
     ``contains`` is the backend's test for a case-sensitive part of the message. Both ends of the time are bounds of
@@ -182,7 +202,7 @@ def page(query: Query, *, after: tuple[str, str] | None, contains: str) -> Page:
         parts.append("created_at <= ?")
         values.append(until)
     for term in query.condition.conjuncts() if query.condition is not None else ():
-        text, more = _pushed(term, contains)
+        text, more = ("", []) if term.field in unsure else _pushed(term, contains)
         if text:
             parts.append(text)
             values += more
@@ -193,7 +213,7 @@ def _pushed(term: Term, contains: str) -> tuple[str, list[Any]]:
     """Translate a term that the table can search for; an empty text leaves it to the caller's own filter."""
     values = list(term.values)
     if term.field == "level" and term.op in {"=", "in"} and "info" not in values:  # unknown levels count as info
-        values += [alias for alias, level in _LEVEL_ALIASES.items() if level in values]
+        values += [alias for alias, level in LEVEL_ALIASES.items() if level in values]
         values += [value.upper() for value in values] + [value.capitalize() for value in values]
         return f"level IN ({', '.join('?' * len(values))})", values
     if term.field in {"service", "container", "stream", "host", "source"} and term.op in {"=", "in"}:

@@ -17,6 +17,7 @@ APSW, too, and the daemon's own state, which the standard library keeps, is anot
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import time
@@ -30,9 +31,10 @@ from msgspec import Meta
 
 from shipper.errors import ParkedError, PermanentError, RetryableError, SinkError
 from shipper.reader import Reader
-from shipper.sink import Finding, Limits, Sink, SinkConfig
+from shipper.sink import Change, Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_duration, parse_size
-from sinks import _sql, _sql_read
+from sinks import _sql, _sql_read, _sqlite_table
+from sinks._sql_fit import FittedMapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 #: is deleted beyond need small. Steps per write of the latter: it must outrun what a write adds.
 _CHUNK, _SLICE, _STEPS = 10_000, 1_000, 20
 _HOUR = 3600.0
+_log = logging.getLogger(__name__)
 #: Bytes of free disk below which `examine` warns.
 _LOW_SPACE = 256 << 20
 _PARKED = {"CANTOPEN", "READONLY", "PERM", "AUTH", "CORRUPT", "NOTADB", "ERROR", "MISMATCH", "FORMAT"}
@@ -102,6 +105,11 @@ class SqliteSink(Sink):
         self._known: set[str] = set()
         self._swept = float("-inf")
         self._page_size = 0
+        #: What the table should have; the mapping is of what it has.
+        self._names = self._mapping.names
+        #: The columns of the key by which a repeated row is told; any other conflict refuses the row.
+        self._key = "created_at, id"
+        self._logged: set[str] = set()
 
     def open(self) -> None:
         """Open the file and make the table when missing. Raises ParkedError when the file cannot be used."""
@@ -109,7 +117,7 @@ class SqliteSink(Sink):
         path = self._config.path
         try:
             if path != ":memory:":
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                _make_file(Path(path))
             self._db = _connect(path, parse_duration(self._config.busy_timeout))
             self._prepare(self._db)
         except (apsw.Error, OSError) as error:
@@ -121,34 +129,141 @@ class SqliteSink(Sink):
 
     def _prepare(self, db: apsw.Connection) -> None:
         table = self._config.table
-        db.execute("PRAGMA page_size = 16384")
-        db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        db.execute("PRAGMA journal_mode = WAL")
+        found = self._judged(db)
+        self._refuse_lacks(found)
+        if (found is None or found.ours) and not _sqlite_table.others(db, table):  # the file, and so its form, is ours
+            db.execute("PRAGMA page_size = 16384")
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 500")  # 8 MiB: a larger log is slower, its pages are no longer at hand
         db.execute("PRAGMA journal_size_limit = 16777216")
         db.execute("PRAGMA cache_size = -8000")
-        texts = ", ".join(
-            f'"{name}" TEXT NOT NULL' if name in {"id", "created_at"} else f'"{name}" TEXT'
-            for name in self._mapping.names
-        )
-        existing = {row[1] for row in db.execute(f'PRAGMA table_info("{table}")')}
-        if existing:
-            missing = [name for name in self._mapping.names if name not in existing]
-            for name in missing:
-                if name not in self._config.columns and name != _sql.MARKER:
-                    raise ParkedError(
-                        f"sqlite {self._config.path}: the table {table} lacks the column {name}; choose another table"
-                        " or add the column",
-                        code="SCHEMA",
-                    )
-                db.execute(f'ALTER TABLE "{table}" ADD COLUMN "{name}" TEXT')
-        else:
-            db.execute(f'CREATE TABLE IF NOT EXISTS "{table}" ({texts}, PRIMARY KEY (created_at, id)) WITHOUT ROWID')
-        db.execute(
-            f'CREATE TABLE IF NOT EXISTS "{table}_resources" (id TEXT PRIMARY KEY, attributes TEXT NOT NULL) WITHOUT ROWID'
-        )
+        for change in self._changes(found):
+            if change.ours:
+                db.execute(change.text)
+        found = self._judged(db)
+        assert found is not None
+        self._mapping = self._make_mapping(found)
+        self._key = ", ".join(found.key)
+        self._statements.clear()
+        self._log_notes(found)
         self._page_size = int(db.execute("PRAGMA page_size").get)
+
+    @property
+    def _place(self) -> str:
+        return f"sqlite {self._config.path}: the table {self._config.table}"
+
+    def _judged(self, db: apsw.Connection) -> _sqlite_table.Table | None:
+        """Look at the table. Raises ParkedError when it would lose, change or double records."""
+        found = _sqlite_table.look(db, self._config.table)
+        if found is not None and (faults := found.faults(self._names)):
+            raise ParkedError(
+                f"{self._place} cannot take records as they are: {'; '.join(faults)}. Nothing was changed; set table: to a"
+                " name that is free, and shipper makes a table of its own",
+                code="SCHEMA",
+            )
+        return found
+
+    def _refuse_lacks(self, found: _sqlite_table.Table | None) -> None:
+        if found is None or found.ours:
+            return
+        if lacks := [name for name in found.lacks(self._names) if name != _sql.MARKER]:
+            raise ParkedError(
+                f"{self._place} was not made by shipper, which therefore adds nothing to it, and lacks"
+                f" {', '.join(lacks)}. To have them added run shipper prepare: it shows the SQL and asks. Or set table: to"
+                " a name that is free, and shipper makes a table of its own",
+                code="SCHEMA",
+            )
+
+    def _changes(self, found: _sqlite_table.Table | None) -> list[Change]:
+        table = self._config.table
+        wanted: list[Change] = []
+        if found is None:
+            columns = ", ".join(
+                f'"{name}" TEXT NOT NULL' if name in {"id", "created_at"} else f'"{name}" TEXT' for name in self._names
+            )
+            text = f'CREATE TABLE IF NOT EXISTS "{table}" ({columns}, PRIMARY KEY (created_at, id)) WITHOUT ROWID'
+            wanted.append(Change(text))
+        else:
+            wanted += [
+                Change(f'ALTER TABLE "{table}" ADD COLUMN "{name}" TEXT', ours=found.ours)
+                for name in found.lacks(self._names)
+            ]
+        if found is None or not found.resources:
+            text = f'CREATE TABLE IF NOT EXISTS "{table}_resources" (id TEXT PRIMARY KEY, attributes TEXT NOT NULL)'
+            wanted.append(Change(f"{text} WITHOUT ROWID"))
+        return wanted
+
+    def _make_mapping(self, found: _sqlite_table.Table) -> _sql.Mapping:
+        marker = _sql.MARKER in found.columns
+        if fits := found.fits(self._names):
+            return FittedMapping(self._config.columns, fits=fits, marker=marker)
+        return _sql.Mapping(self._config.columns, marker=marker)
+
+    def _log_notes(self, found: _sqlite_table.Table) -> None:
+        """Log once what the table does not hold."""
+        for note in self._notes(found):
+            if note not in self._logged:
+                _log.warning("%s: %s", self._place, note)
+                self._logged.add(note)
+
+    def _notes(self, found: _sqlite_table.Table) -> list[str]:
+        notes = [
+            f"{name} is {found.columns[name].declared}: a value that it does not hold stands in details"
+            for name, fit in found.fits(self._names).items()
+            if fit.closed or fit.bounds is not None
+        ]
+        notes += [
+            f"a unique key ({', '.join(key)}) refuses rows: they go to the dead letters"
+            for key in found.keys
+            if key != found.key and set(key) <= {*self._names, "an expression"}
+        ]
+        if _sql.MARKER not in found.columns:
+            notes.append(
+                "it has no column shipper: nanoseconds, the types of integers in columns and what a container has beyond"
+                " its columns are not kept; to keep them run shipper prepare, which shows the SQL and asks"
+            )
+        return notes
+
+    def changes(self) -> list[Change]:
+        """Give the statements that make what the file lacks. Raises SinkError.
+
+        A file that is not there is the daemon's to make, so that it belongs to the daemon's user.
+        """
+        path = self._config.path
+        if path == ":memory:" or not Path(path).exists():
+            return []
+        db = self._look_only()
+        try:
+            return self._changes(self._judged(db))
+        except apsw.Error as error:
+            raise _error(error, path) from error
+        finally:
+            _close(db)
+
+    def _look_only(self) -> apsw.Connection:
+        """Connect without making or changing anything. Raises SinkError."""
+        try:
+            db = _connect(self._config.path, parse_duration(self._config.busy_timeout), create=False)
+            db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except apsw.Error as error:
+            raise _error(error, self._config.path) from error
+        return db
+
+    def prepare(self) -> None:
+        """Run these statements. Raises SinkError."""
+        wanted = [change.text for change in self.changes() if not change.ours]
+        if wanted:
+            db = self._look_only()
+            try:
+                for text in wanted:
+                    db.execute(text)
+            except apsw.Error as error:
+                raise _error(error, self._config.path) from error
+            finally:
+                _close(db)
+        self.open()
 
     def write(self, batch: Batch) -> None:
         """Insert the batch in one transaction; rows that are there already stay as they are."""
@@ -205,7 +320,7 @@ class SqliteSink(Sink):
             names = ", ".join(f'"{name}"' for name in self._mapping.sent)
             marks = ", ".join("?" * (len(self._mapping.names) - len(shared)))
             texts = ", ".join(map(_literal, shared))
-            statement = f'INSERT INTO "{self._config.table}" ({names}) VALUES ({marks}, {texts}) ON CONFLICT DO NOTHING'  # noqa: S608 - names are checked, texts are escaped
+            statement = f'INSERT INTO "{self._config.table}" ({names}) VALUES ({marks}, {texts}) ON CONFLICT ({self._key}) DO NOTHING'  # noqa: S608 - names are checked, texts are escaped
             self._statements[shared] = statement
         return statement
 
@@ -266,18 +381,44 @@ class SqliteSink(Sink):
             yield Finding("lock", "ok", "there is no database yet; it is made at the first start")
             return
         try:
-            self.healthcheck()
-            assert self._db is not None
-            mode = str(self._db.execute("PRAGMA journal_mode").get)
+            db = self._look_only()
         except SinkError as error:
             yield Finding("lock", "fail", str(error), _ADVICE.get(error.code, "see the message"))
+            return
+        try:
+            yield from self._looked(db)
+        except SinkError as error:
+            yield Finding("table", "fail", str(error), "do what the message says")
         except apsw.Error as error:
-            yield Finding("lock", "fail", str(_error(error, str(path))), "see the message")
+            failure = _error(error, str(path))
+            yield Finding("lock", "fail", str(failure), _ADVICE.get(failure.code, "see the message"))
+        finally:
+            _close(db)
+
+    def _looked(self, db: apsw.Connection) -> Iterator[Finding]:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("ROLLBACK")
+        found = self._judged(db)
+        changes = self._changes(found)
+        lacks = [] if found is None else [name for name in found.lacks(self._names) if name != _sql.MARKER]
+        yield Finding("lock", "ok", "the write lock can be taken")
+        if lacks and not all(change.ours for change in changes):
+            text = f"{self._place} was not made by shipper and lacks {', '.join(lacks)}"
+            fix = "run shipper prepare, which shows the SQL and asks; or set table: to a name that is free"
+            yield Finding("table", "fail", text, fix)
+        elif found is None or lacks:
+            yield Finding(
+                "table", "ok", f"{len(changes)} statements are left to the first start, or to shipper prepare"
+            )
+        elif notes := self._notes(found):
+            fix = "nothing, if you can live with it; or set table: to a name that is free, and shipper makes its own"
+            yield Finding("table", "warn", "; ".join(notes), fix)
         else:
-            yield Finding("lock", "ok", "the write lock can be taken; the table has its columns")
-            wal = mode == "wal"
-            fix = "" if wal else "put the file on a local disk: WAL needs shared memory"
-            yield Finding("journal", "ok" if wal else "warn", f"the journal mode is {mode}", fix)
+            yield Finding("table", "ok", "the table has its columns and its key")
+        mode = str(db.execute("PRAGMA journal_mode").get)
+        wal = mode == "wal" or found is None or _sqlite_table.others(db, self._config.table)
+        fix = "" if wal else "put the file on a local disk: WAL needs shared memory"
+        yield Finding("journal", "ok" if wal else "warn", f"the journal mode is {mode}", fix)
 
     def close(self) -> None:
         """Close the file."""
@@ -322,14 +463,16 @@ class SqliteReader(Reader):
         def lookup(keys: Sequence[str], marks: str) -> Iterable[tuple[str, str]]:
             return db.execute(f'SELECT id, attributes FROM "{table}_resources" WHERE id IN ({marks})', keys)  # noqa: S608
 
-        return self._rows.records(query, contains="instr(message, ?) > 0", select=select, lookup=lookup)
+        found = _sqlite_table.look(db, table)
+        unsure = frozenset() if found is None else frozenset(found.fits((*_sql.FIRST, *_sql.LAST)))
+        return self._rows.records(query, contains="instr(message, ?) > 0", select=select, lookup=lookup, unsure=unsure)
 
     def _open(self) -> apsw.Connection:
         if self._db is None:
             path = self._config.path
             if path != ":memory:" and not Path(path).is_file():
                 raise ParkedError(f"sqlite {path}: no such file; nothing was written there yet", code="CANTOPEN")
-            self._db = _connect(path, parse_duration(self._config.busy_timeout))
+            self._db = _connect(path, parse_duration(self._config.busy_timeout), create=path == ":memory:")
             self._db.execute("PRAGMA query_only = ON")
         return self._db
 
@@ -340,10 +483,27 @@ class SqliteReader(Reader):
             self._db = None
 
 
-def _connect(path: str, timeout: float) -> apsw.Connection:
+def _make_file(path: Path) -> None:
+    """Make the file and its directory for this user alone, whatever the umask; SQLite gives the log's files its mode.
+
+    One that is there keeps its mode: who else may read it is for its owner to say.
+    """
+    if not path.parent.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+    with suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+
+
+def _connect(path: str, timeout: float, *, create: bool = True) -> apsw.Connection:
     # Any thread may use it, one at a time: the delivery's contract. By the connection's mutex APSW refuses a second one
     # at the same time (ThreadingViolationError); without it an insert costs a twentieth less, and the process crashes.
-    db = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE | apsw.SQLITE_OPEN_FULLMUTEX)
+    flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_FULLMUTEX
+    db = apsw.Connection(path, flags=flags | apsw.SQLITE_OPEN_CREATE if create else flags)
     db.set_busy_timeout(int(timeout * 1000))
     return db
 

@@ -31,7 +31,8 @@ def command(
     Tells every problem of the file at once, with its line and column, and exits with 78. Static unless --online:
     nothing is opened but the file itself and the secret files it names, with --offline not even these: for whoever
     may not read them, as the command that systemd runs before a reload. Online every sink in use is examined, a test
-    record is written to it and, where that can be, read back; exit 1 when a fault is found.
+    record is written to it and, where that can be, read back; exit 1 when a fault is found. Nothing but that record is
+    written: where a table or the like would have to be made for it, none is.
     """
     if not online and (sinks or no_canary or output != "text"):
         raise click.UsageError("--sink, --no-canary and -o belong to --online")
@@ -51,7 +52,7 @@ def command(
     from shipper.delivery.canary import examine
 
     failed = False
-    for name in _named(config, sinks):
+    for name in named(config, sinks):
         for finding in examine(config.sinks[name], clock=SystemClock(), canary=not no_canary):
             failed = failed or finding.verdict == "fail"
             if not quiet or finding.verdict != "ok":
@@ -79,7 +80,8 @@ def _slow_expressions(config: Config) -> str:
     )
 
 
-def _named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+def named(config: Config, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the sinks that were named, or those in use. Raises ConfigError for one that there is not."""
     from shipper.errors import ConfigError
     from shipper.registry import suggestion
     from shipper.routing.router import Router

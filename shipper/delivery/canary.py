@@ -16,13 +16,14 @@ from shipper.reader import Query
 from shipper.record import SEVERITIES, Batch, Resource
 from shipper.secret import Masker, masked_url, secret_values
 from shipper.sink import Finding
+from shipper.units import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from shipper.clock import Clock
     from shipper.reader import Reader
-    from shipper.sink import SinkConfig
+    from shipper.sink import Change, SinkConfig
 
 #: Seconds in which all sinks together must be proven.
 PROOF = 30.0
@@ -55,8 +56,9 @@ def make_canary(clock: Clock) -> Batch:
 def examine(section: SinkConfig, *, clock: Clock, canary: bool = True) -> Iterator[Finding]:
     """Examine a sink and then, unless told otherwise or it already failed, prove it. Never raises.
 
-    A file of this machine that is not there yet gets no canary: it would belong to whoever asks, root mostly, and the
-    daemon could not write it.
+    Nothing but the canary is written. A file of this machine that is not there yet gets none: it would belong to whoever
+    asks, root mostly, and the daemon could not write it. Neither does a destination where something would be made for
+    it, such as a table.
     """
     mask = Masker(secret_values(section))
     for finding in _examined(section, clock=clock, canary=canary):
@@ -65,6 +67,7 @@ def examine(section: SinkConfig, *, clock: Clock, canary: bool = True) -> Iterat
 
 def _examined(section: SinkConfig, *, clock: Clock, canary: bool) -> Iterator[Finding]:
     failed = False
+    wanted: list[Change] = []
     try:
         cls = registry.sink(section.type)
         sink = cls(section)
@@ -72,10 +75,15 @@ def _examined(section: SinkConfig, *, clock: Clock, canary: bool) -> Iterator[Fi
             for finding in sink.examine():
                 failed = failed or finding.verdict == "fail"
                 yield finding
+            if canary and cls.takes_canary and not failed:
+                wanted = [change for change in sink.changes() if change.ours]
         finally:
             sink.close()
     except ConfigError as error:
         yield Finding("open", "fail", str(error), "mend its section")
+        return
+    except SinkError as error:
+        yield Finding("open", "fail", str(error), _fix(error))
         return
     except Exception as error:  # noqa: BLE001 - the other sinks are still to be looked at
         yield Finding("examine", "fail", f"{type(error).__name__}: {error}", "a bug of the sink; please report it")
@@ -86,7 +94,17 @@ def _examined(section: SinkConfig, *, clock: Clock, canary: bool) -> Iterator[Fi
     if isinstance(path, str) and path.startswith("/") and not os.path.lexists(path):
         yield Finding("write", "ok", f"{path} is not there yet; the daemon makes it, so no canary was written")
         return
+    if wanted:
+        yield Finding("write", "ok", f"no canary was written, because that would first make: {_summary(wanted)}")
+        return
     yield from prove(section, clock=clock)
+
+
+def _summary(changes: list[Change]) -> str:
+    """Say in a line what would be made."""
+    first = changes[0].text.partition("(")[0].strip()
+    more = f" and {counted(len(changes) - 1, 'more statement')}" if len(changes) > 1 else ""
+    return f"{first}{more}; the daemon makes it at its first start, shipper prepare at once"
 
 
 def prove(section: SinkConfig, *, clock: Clock, visible: float = VISIBLE, write: bool = True) -> list[Finding]:

@@ -38,6 +38,16 @@ def look(client: Client, config: CloudwatchConfig) -> None:
         raise ParkedError(f"{client.what}: {_absent(config)}, and create is false", code=faults.MISSING)
 
 
+def missing(client: Client, config: CloudwatchConfig) -> bool:
+    """Tell whether the group is known to be missing; not where the account may not look. Raises SinkError."""
+    try:
+        return not _looked(client, config)[1]
+    except SinkError as error:
+        if error.code in faults.DENIED:
+            return False
+        raise
+
+
 def examine(config: CloudwatchConfig) -> Iterator[Finding]:
     """Say what there is to say: reachable, tls, login, rights, clock, group, retention. Does not raise."""
     try:

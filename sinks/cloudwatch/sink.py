@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from shipper.errors import ConfigError, ParkedError, PermanentError, RetryableError, SinkError
 from shipper.render import span
-from shipper.sink import Finding, Limits, Sink, SinkConfig
+from shipper.sink import Change, Finding, Limits, Sink, SinkConfig
 from shipper.units import parse_size
 from sinks._outcome import Outcome
 from sinks.cloudwatch import encode
@@ -193,6 +193,27 @@ class CloudwatchSink(Sink):
         self.open()
         assert self._client is not None
         look(self._client, self._config)
+
+    def changes(self) -> list[Change]:
+        """Give the command that makes the group, if it is known to be missing. Raises SinkError."""
+        from sinks.cloudwatch.examine import missing  # noqa: PLC0415 - see `connect`
+
+        self.open()
+        assert self._client is not None
+        if not missing(self._client, self._config):
+            return []
+        name, days = self._config.log_group, self._config.retention_days
+        wanted = [f"aws logs create-log-group --log-group-name {name}"]
+        if days:
+            wanted.append(f"aws logs put-retention-policy --log-group-name {name} --retention-in-days {days}")
+        return [Change(text, ours=self._config.create) for text in wanted]
+
+    def prepare(self) -> None:
+        """Make the group. One whose name a record gives is made with the first record. Raises SinkError."""
+        if self.changes() and "{" not in self._config.log_group:
+            assert self._client is not None
+            if self._client.create_group(self._config.log_group) and self._config.retention_days:
+                self._set_retention(self._config.log_group)
 
     def examine(self) -> Iterator[Finding]:
         """See `sinks.cloudwatch.examine`. Creates nothing."""

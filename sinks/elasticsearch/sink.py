@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from shipper.record import Batch
-    from shipper.sink import Finding
+    from shipper.sink import Change, Finding
     from sinks._http import Answer
 
 #: What is asked to be in the answer. Each item's status must be: its place tells which document it is of.
@@ -148,6 +148,10 @@ class ElasticsearchSink(Sink):
         answer = self._session.request("POST", "/_bulk", body=b"\n", headers={"Content-Type": "application/x-ndjson"})
         if answer.status not in {200, 400}:
             raise faults.of_answer(answer, self._session.what)
+
+    def changes(self) -> list[Change]:
+        """Give the request that makes the template. Raises SinkError."""
+        return template.changes(self._config, self._session)
 
     def examine(self) -> Iterator[Finding]:
         """Look at the cluster; see `sinks.elasticsearch.examine`."""

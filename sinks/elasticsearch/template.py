@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from shipper.errors import ParkedError, RetryableError, SinkError
+from shipper.sink import Change
 from shipper.units import parse_duration
 from sinks.elasticsearch import faults
 
@@ -98,17 +99,16 @@ def prepare(config: ElasticsearchConfig, session: Session) -> None:
 
     Raises ParkedError when the account may not, RetryableError when the server is away.
     """
+    there = found(config, session)
+    if not is_wanted(config, session, there):
+        return
     product = session.product()
     wanted = template(config, product)
-    there = found(config, session)
-    if there is not None and (there.get("_meta") or {}).get("managed_by") != "shipper":
-        return
-    if there is not None and there["_meta"].get("digest") == wanted["_meta"]["digest"]:
-        return
     if config.retention:
-        _policy(config, session, product)
-    if config.retention and product.elastic and config.data_stream and "*" not in config.pattern:
-        # A data stream that is there already took the retention of the template it was made by.
+        _policy(config, session, product, ours=there is not None)
+    if there is not None and config.retention and product.elastic and config.data_stream and "*" not in config.pattern:
+        # A data stream that is there already took the retention of the template it was made by: ours, or it stays as
+        # it is, for somebody else's data would be deleted by it.
         body = msgspec.json.encode({"data_retention": _age(config.retention)})
         answer = session.request("PUT", f"/_data_stream/{config.pattern}/_lifecycle", body=body)
         if answer.status != 404:
@@ -116,6 +116,24 @@ def prepare(config: ElasticsearchConfig, session: Session) -> None:
     # Last: its digest says that all of this is done.
     answer = session.request("PUT", f"/_index_template/{config.template}", body=msgspec.json.encode(wanted))
     _check(answer, session, "create the index template")
+
+
+def is_wanted(config: ElasticsearchConfig, session: Session, there: dict[str, Any] | None) -> bool:
+    """Tell whether the template is to be made: it is missing, or ours and of another configuration."""
+    if there is None:
+        return True
+    meta = there.get("_meta") or {}
+    if meta.get("managed_by") != "shipper":
+        return False
+    return bool(meta.get("digest") != template(config, session.product())["_meta"]["digest"])
+
+
+def changes(config: ElasticsearchConfig, session: Session) -> list[Change]:
+    """Give the request that makes the template, if it is to be made. Raises SinkError."""
+    if not config.create_template or not is_wanted(config, session, found(config, session)):
+        return []
+    body = msgspec.json.encode(template(config, session.product())).decode()
+    return [Change(f"PUT /_index_template/{config.template} {body}")]
 
 
 def found(config: ElasticsearchConfig, session: Session) -> dict[str, Any] | None:
@@ -128,11 +146,20 @@ def found(config: ElasticsearchConfig, session: Session) -> dict[str, Any] | Non
     return dict(listed[0]["index_template"]) if listed else None
 
 
-def _policy(config: ElasticsearchConfig, session: Session, product: Product) -> None:
+def _policy(config: ElasticsearchConfig, session: Session, product: Product, *, ours: bool) -> None:
+    """Make the policy for retention. One that is there without a template of ours is somebody else's. Raises SinkError."""
     age = _age(config.retention)
     if product.elastic:
         if not config.data_stream:
-            policy = {"policy": {"phases": {"delete": {"min_age": age, "actions": {"delete": {}}}}}}
+            there = session.request("GET", f"/_ilm/policy/{config.template}")
+            if there.status == 200 and not ours and b'"managed_by":"shipper"' not in there.body.replace(b" ", b""):
+                raise _foreign_policy(config, session)
+            policy = {
+                "policy": {
+                    "_meta": {"managed_by": "shipper"},
+                    "phases": {"delete": {"min_age": age, "actions": {"delete": {}}}},
+                }
+            }
             answer = session.request("PUT", f"/_ilm/policy/{config.template}", body=msgspec.json.encode(policy))
             _check(answer, session, "create the lifecycle policy for retention of dated indices")
         return
@@ -152,11 +179,21 @@ def _policy(config: ElasticsearchConfig, session: Session, product: Product) -> 
     path = f"/_plugins/_ism/policies/{config.template}"
     there = session.request("GET", path)
     query = {}
+    if there.status == 200 and not ours and b"made by shipper" not in there.body:
+        raise _foreign_policy(config, session)
     if there.status == 200:  # it is replaced only by who has seen it
         current = _decoded(there, session)
         query = {"if_seq_no": str(current.get("_seq_no")), "if_primary_term": str(current.get("_primary_term"))}
     answer = session.request("PUT", path, query, body=msgspec.json.encode(body))
     _check(answer, session, "create the policy for retention")
+
+
+def _foreign_policy(config: ElasticsearchConfig, session: Session) -> ParkedError:
+    return ParkedError(
+        f"{session.what}: there is a policy {config.template} that shipper did not make, and leaves as it is; leave"
+        " retention out, or choose another index",
+        code="policy",
+    )
 
 
 def _decoded(answer: Answer, session: Session) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import pymysql
 from shipper.errors import SinkError
 from shipper.sink import Finding
 from sinks.mysql import faults
-from sinks.mysql.schema import prepare
+from sinks.mysql.schema import changes, no_marker, prepare
 from sinks.mysql.session import Session, connect, quoted, where
+from sinks.mysql.table import look
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,8 @@ _SKEW, _PACKET = 30.0, 4 << 20
 _LOGIN = frozenset({"1044", "1045", "1049", "1130", "1251", "1698", "1820", "1862", "2059", "2061", "3118", "3955"})
 #: What is needed in the table; creating needs more, which only a missing table asks for.
 _NEEDED = ("SELECT", "INSERT", "UPDATE")
+#: How LOAD DATA is allowed, for whoever may.
+ALLOW = "To allow it: SET GLOBAL local_infile = ON, and local_infile=1 in the server's configuration"
 _GRANT = re.compile(r"GRANT (.+?) ON (?:TABLE )?(\S+) TO ", re.IGNORECASE)
 
 
@@ -73,8 +76,7 @@ def _looked(config: MysqlConfig, session: Session) -> Iterator[Finding]:
     small = int(packet) < _PACKET
     fix = "raise max_allowed_packet to 16M or more: longer records are refused" if small else ""
     yield Finding("limits", "warn" if small else "ok", f"max_allowed_packet is {int(packet) >> 10} KiB", fix)
-    if config.load_data and not int(infile):
-        yield Finding("load_data", "warn", "local_infile is OFF; INSERT is used", "SET GLOBAL local_infile = ON")
+    yield _load_data(config, allowed=bool(int(infile)))
     if int(read_only):
         yield Finding("writable", "fail", "read_only is ON", "name the primary as host, or turn read_only off there")
     else:
@@ -83,7 +85,7 @@ def _looked(config: MysqlConfig, session: Session) -> Iterator[Finding]:
     far = abs(skew) > _SKEW
     fix = "run a time service on both machines" if far else ""
     yield Finding("clock", "warn" if far else "ok", f"{skew:+.1f} s from ours", fix)
-    yield _table(config, session)
+    yield from _table(config, session)
 
 
 def _rights(config: MysqlConfig, session: Session) -> Finding:
@@ -115,16 +117,38 @@ def _covers(scope: str, table: tuple[str, str]) -> bool:
     return database in {"*", table[0]} and name in {"*", table[1]}
 
 
-def _table(config: MysqlConfig, session: Session) -> Finding:
+def _load_data(config: MysqlConfig, *, allowed: bool) -> Finding:
+    if not config.loads:
+        return Finding("load_data", "ok", "off: INSERT is used")
+    if allowed:
+        return Finding("load_data", "ok", "LOAD DATA LOCAL is used")
+    verdict = "ok" if config.load_data == "auto" else "warn"
+    return Finding("load_data", verdict, f"local_infile is OFF, so INSERT is used, at half the rate. {ALLOW}", ALLOW)
+
+
+def _table(config: MysqlConfig, session: Session) -> Iterator[Finding]:
+    table = look(config, session)
+    wanted = changes(config, session, table)
     try:
         prepare(msgspec.structs.replace(config, create_table=False), session)
     except SinkError as error:
-        if error.code == "1146" and config.create_table:
-            return Finding("table", "ok", f"{config.table} is not there yet; it is made at the first start")
-        if error.code == "1054" and config.create_table:
-            return Finding("table", "warn", str(error).partition(";")[0], "nothing: they are added at the first start")
-        return Finding("table", "fail", str(error), "do what the message says")
-    return Finding("table", "ok", f"{config.table} has the columns and the key that it needs")
+        if error.code == "SCHEMA" or not wanted or not all(change.ours for change in wanted):
+            yield Finding("table", "fail", str(error), "do what the message says")
+            return
+        text = ", ".join(change.text.partition("(")[0].strip() for change in wanted)
+        yield Finding("table", "ok", f"left to the first start, or to shipper prepare: {text}")
+    if table is None:
+        return
+    notes = list(table.notes(config))
+    if not table.marker and not any(change.ours for change in wanted):
+        notes.append(no_marker(config, table))
+    if config.retention and not table.ours:
+        notes.append("retention deletes rows in it that others wrote, too")
+    if notes:
+        fix = "nothing, if you can live with it; or set table: to a name that is free, and shipper makes its own"
+        yield Finding("table", "warn", f"{config.table}: {'; '.join(notes)}", fix)
+    elif not wanted:
+        yield Finding("table", "ok", f"{config.table} has the columns and the key that it needs")
 
 
 def _rows(session: Session, sql: str) -> list[tuple[Any, ...]]:

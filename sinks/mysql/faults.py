@@ -24,12 +24,18 @@ INTERRUPTED = frozenset({1317, 1969, 3024})
 FULL = frozenset({1021, 1114})
 TOO_BIG = frozenset({1153, 2020})
 OPERATOR = frozenset(
-    {1044, 1045, 1046, 1049, 1054, 1130, 1136, 1142, 1143, 1146, 1227, 1251, 1364, 1370, 1410, 1698, 1820, 1862}
-    | {2026, 2049, 2054, 2059, 2061, 3118, 3159, 3955, 4151}
+    {1044, 1045, 1046, 1049, 1054, 1130, 1136, 1142, 1143, 1146, 1227, 1251, 1347, 1348, 1356, 1364, 1370, 1410, 1449}
+    | {1471, 1698, 1709, 1820, 1862, 2026, 2049, 2054, 2059, 2061, 3118, 3159, 3955, 4151}
 )
 PARTITION = frozenset({1412, 1526, 1615})
-#: 3819 is MySQL's violated CHECK, 4025 MariaDB's.
-RECORD = frozenset({1048, 1264, 1265, 1292, 1300, 1366, 1406, 3140, 3144, 3157, 3819, 4025})
+#: What a table has against a row, beside the SQLSTATE classes of `_CONDEMNED`: 3819 is MySQL's violated CHECK, 4025
+#: MariaDB's, 1369 that of a view; 1644 a trigger's SIGNAL of any class; 1118 a row that its page does not hold.
+_RECORD = frozenset(
+    {1048, 1118, 1264, 1265, 1292, 1300, 1366, 1369, 1406, 1411, 1452, 1644, 3140, 3144, 3157, 3819, 4025}
+)
+#: SQLSTATE classes: data exceptions and constraints (keys, foreign keys, NOT NULL, CHECK); and what a trigger raises by
+#: SIGNAL, under whatever number it likes.
+_CONDEMNED, _SIGNALLED = ("22", "23"), "45"
 #: Errors that name the row of the statement reliably.
 _ATTRIBUTED = frozenset({1264, 1265, 1292, 1366, 1406})
 _ROW = re.compile(r"at row (\d+)")
@@ -43,6 +49,8 @@ _ADVICE = {
     1142: "grant the account what the sink's page lists",
     1143: "grant the account what the sink's page lists",
     1146: "create the table, or set create_table: true",
+    1062: "a unique key of the table holds such a row already",
+    1709: "run ALTER TABLE ... ROW_FORMAT=DYNAMIC",
     1226: "raise the account's resource limit",
     1129: "run FLUSH HOSTS on the server",
     1114: "free space on the server, or set retention",
@@ -56,8 +64,19 @@ def code(error: BaseException) -> int:
     """Give the server's or the client library's error number; 0 means lost, -1 not a database error."""
     if isinstance(error, pymysql.MySQLError):
         first = error.args[0] if error.args else 0
-        return first if isinstance(first, int) else -1
+        return first & 0xFFFF if isinstance(first, int) else -1  # PyMySQL takes what is above 32,767 for negative
     return -1
+
+
+def condemns(error: BaseException) -> bool:
+    """Tell whether the error is the record's: the table, a constraint or a trigger refuses it and takes others."""
+    if not isinstance(error, pymysql.MySQLError):
+        return False
+    number = code(error)
+    if number in _RECORD:
+        return True
+    state = str(getattr(error, "sqlstate", "") or "")
+    return state.startswith(_SIGNALLED) or (state.startswith(_CONDEMNED) and number not in OPERATOR)
 
 
 def row_of(error: BaseException) -> int | None:
@@ -97,17 +116,15 @@ def _of_server(error: pymysql.MySQLError, where: str) -> SinkError:
     original = getattr(error, "original_exception", None)
     if number == 2003 and isinstance(original, ssl.SSLError):
         return ParkedError(f"{text}; {_ADVICE[2026]}", code="2026")
+    if condemns(error):
+        return PermanentError(text, code=name)
     if number in OPERATOR:
         return ParkedError(text, code=name)
-    if number in RECORD:
-        return PermanentError(text, code=name)
     if number in TOO_BIG:
         return PermanentError(f"{text}; raise max_allowed_packet on the server", code=name)
     if number in LOST | BUSY | LOCK | READ_ONLY | INTERRUPTED | FULL | PARTITION:
         return RetryableError(text, code=name)
     state = str(getattr(error, "sqlstate", "") or "")
-    if state.startswith("22"):
-        return PermanentError(text, code=name)
     if state.startswith(("42", "28")):
         return ParkedError(text, code=name)
     return RetryableError(text, code=name)

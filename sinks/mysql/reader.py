@@ -10,6 +10,7 @@ from shipper.reader import Reader
 from sinks import _sql, _sql_read
 from sinks.mysql import faults
 from sinks.mysql.session import Session, connect, quoted, where
+from sinks.mysql.table import Table, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +40,8 @@ class MysqlReader(Reader):
         names = (*_sql.FIRST, *self._config.columns, *_sql.LAST)
         # As text: the driver would make datetime objects, which read slower and know no zero dates.
         columns = ", ".join(f"CAST({quoted(n)} AS CHAR)" if n == "created_at" else quoted(n) for n in names)
-        columns += f", {quoted(_sql.MARKER)}" if self._has_marker() else ", NULL"
+        found = self._table()
+        columns += f", {quoted(_sql.MARKER)}" if found is None or found.marker else ", NULL"
         table = quoted(self._config.table)
         resources = quoted(self._config.table + "_resources")
 
@@ -54,15 +56,17 @@ class MysqlReader(Reader):
             sql = f"SELECT id, attributes FROM {resources} WHERE id IN ({marks})"  # noqa: S608 - checked name
             return dict(self._fetch(sql, tuple(keys))).items()
 
-        return self._rows.records(query, contains="LOCATE(?, `message`) > 0", select=select, lookup=lookup)
-
-    def _has_marker(self) -> bool:
-        sql = (
-            "SELECT COUNT(*) FROM information_schema.COLUMNS"
-            " WHERE TABLE_SCHEMA = ? AND TABLE_NAME = ? AND COLUMN_NAME = ?"
+        unsure = frozenset() if found is None else frozenset(found.fits(self._config))
+        if found is not None and found.levels() is not None:
+            unsure |= {"level"}
+        return self._rows.records(
+            query, contains="LOCATE(?, `message`) > 0", select=select, lookup=lookup, unsure=unsure
         )
-        ((count,),) = self._fetch(sql, (self._config.database, self._config.table, _sql.MARKER))
-        return bool(count)
+
+    def _table(self) -> Table | None:
+        if self._session is None:
+            self._session = connect(self._config)
+        return look(self._config, self._session)
 
     def _fetch(self, sql: str, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], ...]:
         if self._session is None:

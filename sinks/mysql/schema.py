@@ -10,10 +10,12 @@ import msgspec
 import pymysql
 
 from shipper.errors import ParkedError
+from shipper.sink import Change
 from shipper.units import parse_duration
 from sinks import _sql
 from sinks.mysql import faults
 from sinks.mysql.session import connect, quoted, where
+from sinks.mysql.table import OURS, Table, exists, look
 
 if TYPE_CHECKING:
     from sinks.mysql.config import MysqlConfig
@@ -40,30 +42,25 @@ _TYPES = {
 #: order it asks for, except level alone, where the newest rows are walked; see docs/sinks/mysql.md.
 _INDEXES = {"user_id": ("user_id", "created_at"), "action": ("action", "created_at"), "level": ("level", "created_at")}
 _ADD_LAST = "ADD PARTITION (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
-_TEXT = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext"}
+#: The row format is told, because that of the server may be one whose indexes are too short for ours (1709).
+_OPTIONS = f" ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin COMMENT='{OURS}'"
+#: What a statement may meet that has nothing to do with it.
+_PASSING = faults.LOST | faults.BUSY | faults.LOCK | faults.READ_ONLY | faults.INTERRUPTED | faults.FULL
 _log = logging.getLogger(__name__)
 
 
 class Server(msgspec.Struct, frozen=True):
-    """What the server and the table were found to be like. ``marker``: the table has the column ``shipper``."""
+    """What the server and the table were found to be like. ``loads``: LOAD DATA LOCAL is allowed."""
 
     version: str
     max_packet: int
-    widths: dict[str, int]
-    marker: bool = True
+    loads: bool = False
+    table: Table = Table(columns={}, keys={}, indexes=frozenset(), comment="", row_format="", resources=False)
 
     @property
     def mariadb(self) -> bool:
         """Whether it is MariaDB."""
         return "mariadb" in self.version.lower()
-
-
-class Column(msgspec.Struct, frozen=True):
-    """A column as information_schema tells it. ``width`` is in characters, ``None`` for a type without one."""
-
-    kind: str
-    width: int | None
-    precision: int | None
 
 
 def create_statement(config: MysqlConfig) -> str:
@@ -74,7 +71,7 @@ def create_statement(config: MysqlConfig) -> str:
         if name == "level" or name in config.columns:
             lines.append(f"KEY {quoted(f'by_{name}')} ({', '.join(map(quoted, columns))})")
     text = f"CREATE TABLE IF NOT EXISTS {quoted(config.table)} (\n  " + ",\n  ".join(lines) + "\n)"
-    text += " ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
+    text += _OPTIONS
     if config.partition == "day":
         text += "\nPARTITION BY RANGE COLUMNS(`created_at`) (PARTITION `pmax` VALUES LESS THAN (MAXVALUE))"
     return text
@@ -85,7 +82,7 @@ def create_resources_statement(config: MysqlConfig) -> str:
     return (
         f"CREATE TABLE IF NOT EXISTS {quoted(config.table + '_resources')} (\n  `id` VARCHAR(16) NOT NULL,\n"
         "  `attributes` LONGTEXT NOT NULL,\n  PRIMARY KEY (`id`)\n"
-        ") ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin"
+        f"){_OPTIONS}"
     )
 
 
@@ -95,150 +92,151 @@ def column_type(name: str) -> str:
 
 
 def prepare(config: MysqlConfig, session: Session) -> Server:
-    """Create what is missing and may be created, check the rest. Raises ParkedError with what to do."""
+    """Look at the table; make what is missing and is ours to make. Raises ParkedError with what to do.
+
+    What would lose, change or double records is told before anything is made. A table that somebody else made is never
+    changed.
+    """
     with session.cursor() as cursor:
-        cursor.execute("SELECT VERSION(), @@max_allowed_packet")
-        version, packet = cursor.fetchone()
-    names = _sql.Mapping(config.columns).names
-    columns = _columns(config, session)
-    resources = _exists(config, session, config.table + "_resources")
-    lacking = [name for name in names if name not in columns]
-    if config.create_table and (lacking or not resources):
+        cursor.execute("SELECT VERSION(), @@max_allowed_packet, @@local_infile")
+        version, packet, loads = cursor.fetchone()
+    table = look(config, session)
+    _refuse_faults(config, table)
+    _refuse_foreign(config, table)
+    wanted = [change.text for change in changes(config, session, table) if change.ours]
+    if wanted:
         try:
-            _create(config, created=bool(columns), lacking=lacking, resources=resources)
+            run(config, wanted)
         except ParkedError:
-            if lacking != [_sql.MARKER] or not resources:
+            if table is None or table.lacks(config) != [_sql.MARKER] or not table.resources:
                 raise
         session.commit()
-        columns = _columns(config, session)
-        lacking = [name for name in names if name not in columns]
-        resources = _exists(config, session, config.table + "_resources")
-    marker = _sql.MARKER in columns and columns[_sql.MARKER].kind in _TEXT
-    _check(config, columns, [name for name in lacking if name != _sql.MARKER], resources=resources)
-    if columns and not _keyed(config, session):
-        raise ParkedError(
-            f"{where(config)}: the table {config.table} has no primary or unique key of id (alone or with created_at),"
-            f" so a repeated row would show twice; run ALTER TABLE {quoted(config.table)}"
-            " ADD PRIMARY KEY (created_at, id)",
-            code="SCHEMA",
-        )
+        table = look(config, session)
+        _refuse_faults(config, table)
+    _refuse_lacks(config, session, table)
+    assert table is not None
     if config.partition == "day":
         _check_partitioned(config, session)
     session.commit()
-    widths = {name: column.width for name, column in columns.items() if column.width is not None}
-    return Server(version=str(version), max_packet=int(packet), widths=widths, marker=marker)
+    return Server(version=str(version), max_packet=int(packet), loads=bool(int(loads)), table=table)
 
 
-def add_marker_statement(config: MysqlConfig) -> str:
-    """Give the statement that adds the column ``shipper`` to a table that lacks it."""
-    return f"ALTER TABLE {quoted(config.table)} ADD COLUMN {quoted(_sql.MARKER)} {column_type(_sql.MARKER)}"
+def changes(config: MysqlConfig, session: Session, table: Table | None) -> list[Change]:
+    """Give the statements that make what is missing, and whether `prepare` runs them by itself."""
+    found: list[Change] = []
+    if table is None:
+        found.append(Change(create_statement(config), ours=config.create_table))
+    elif lacks := table.lacks(config):
+        found.append(Change(add_columns_statement(config, lacks), ours=config.create_table and table.ours))
+    if not (exists(config, session, config.table + "_resources") if table is None else table.resources):
+        found.append(Change(create_resources_statement(config), ours=config.create_table))
+    if config.partition == "day" and table is not None and not table.ours:
+        comment = f"{table.comment}; {OURS}" if table.comment else OURS
+        text = comment.translate({92: "\\\\", 39: "''", 10: "\\n", 13: "\\r"})
+        found.append(Change(f"ALTER TABLE {quoted(config.table)} COMMENT = '{text}'", ours=False))
+        if change := _partition_change(_bounds(config, session)):
+            found.append(Change(f"ALTER TABLE {quoted(config.table)} {change}", ours=False))
+    return found
 
 
-def _create(config: MysqlConfig, *, created: bool, lacking: list[str], resources: bool) -> None:
-    """Create with the maintenance account if there is one. Rights for it are only needed when something lacks."""
+def add_columns_statement(config: MysqlConfig, names: list[str]) -> str:
+    """Give the statement that adds columns to a table that lacks them."""
+    parts = ", ".join(f"ADD COLUMN {quoted(name)} {column_type(name)}" for name in names)
+    return f"ALTER TABLE {quoted(config.table)} {parts}"
+
+
+def no_marker(config: MysqlConfig, table: Table) -> str:
+    """Say what is lost in a table without the column ``shipper``, and how to get it."""
+    text = (
+        f"the table {config.table} has no column shipper: nanoseconds, the types of integers in columns and what a"
+        " container has beyond its columns are not kept"
+    )
+    if not table.ours:
+        return f"{text}; to keep them run shipper prepare, which shows the SQL and asks"
+    who = config.maintenance_user or config.user
+    statement = add_columns_statement(config, [_sql.MARKER])
+    return f"{text} (create_table is off, or {who} may not add it); to keep them run {statement}"
+
+
+def run(config: MysqlConfig, statements: list[str]) -> None:
+    """Run statements with the maintenance account if there is one. Raises SinkError."""
     session = connect(config, maintenance=True)
     try:
-        with session.cursor() as cursor:
-            if not created:
-                cursor.execute(create_statement(config))
-            elif lacking:
-                parts = ", ".join(f"ADD COLUMN {quoted(name)} {column_type(name)}" for name in lacking)
-                cursor.execute(f"ALTER TABLE {quoted(config.table)} {parts}")
-            if not resources:
-                cursor.execute(create_resources_statement(config))
+        for statement in statements:
+            try:
+                with session.cursor() as cursor:
+                    cursor.execute(statement)
+            except pymysql.MySQLError as error:
+                if faults.code(error) in {
+                    1050,
+                    1060,
+                }:  # another daemon was faster; the checks that follow see its table
+                    continue
+                failure = faults.sorted_error(error, where(config))
+                if faults.code(error) in _PASSING:
+                    raise failure from error
+                hint = ""
+                if statement.startswith("CREATE TABLE"):
+                    hint = f"; or create it yourself and set create_table: false:\n{statement}"
+                raise ParkedError(f"{failure}{hint}", code=failure.code) from error
         session.commit()
-    except pymysql.MySQLError as error:
-        if faults.code(error) in {1050, 1060}:  # another daemon was faster; the checks that follow see its table
-            return
-        failure = faults.sorted_error(error, where(config))
-        if isinstance(failure, ParkedError):
-            statement = create_statement(config)
-            hint = "; or create it yourself and set create_table: false:" if not created else ""
-            raise ParkedError(f"{failure}{hint}{chr(10) + statement if hint else ''}", code=failure.code) from error
-        raise failure from error
     finally:
         session.release()
 
 
-def _check(config: MysqlConfig, columns: dict[str, Column], lacking: list[str], *, resources: bool) -> None:
-    place = f"{where(config)}: the table {config.database}.{config.table}"
-    if not columns:
+def _refuse_faults(config: MysqlConfig, table: Table | None) -> None:
+    if table is not None and (found := table.faults(config)):
         raise ParkedError(
-            f"{place} does not exist, or {config.user} has no right on it; set create_table: true, or run\n"
-            f"{create_statement(config)};\n{create_resources_statement(config)};",
-            code="1146",
+            f"{_place(config)} cannot take records as they are: {'; '.join(found)}. Nothing was changed; set table: to a"
+            " name that is free, and shipper makes a table of its own",
+            code="SCHEMA",
         )
-    if lacking:
-        parts = ", ".join(f"ADD COLUMN {quoted(name)} {column_type(name)}" for name in lacking)
+
+
+def _refuse_foreign(config: MysqlConfig, table: Table | None) -> None:
+    if table is None or table.ours:
+        return
+    lacks = [name for name in table.lacks(config) if name != _sql.MARKER]
+    if lacks:
         raise ParkedError(
-            f"{place} lacks {', '.join(lacking)}; set create_table: true, or run"
-            f" ALTER TABLE {quoted(config.table)} {parts}",
+            f"{_place(config)} was not made by shipper, which therefore adds nothing to it, and lacks"
+            f" {', '.join(lacks)}. To have them added run shipper prepare: it shows the SQL and asks. Or set table: to a"
+            " name that is free, and shipper makes a table of its own",
             code="1054",
         )
-    if not resources:
+    if config.partition == "day":
+        raise ParkedError(
+            f"{_place(config)} was not made by shipper, which keeps days in tables of its own only; set partition: none,"
+            " or hand the table over: shipper prepare shows the SQL and asks",
+            code="SCHEMA",
+        )
+
+
+def _refuse_lacks(config: MysqlConfig, session: Session, table: Table | None) -> None:
+    if table is None:
+        statements = "\n".join(f"{change.text};" for change in changes(config, session, None))
+        raise ParkedError(
+            f"{_place(config)} does not exist, or {config.user} has no right on it; set create_table: true, or run\n"
+            f"{statements}",
+            code="1146",
+        )
+    lacks = [name for name in table.lacks(config) if name != _sql.MARKER]
+    if lacks:
+        raise ParkedError(
+            f"{_place(config)} lacks {', '.join(lacks)}; set create_table: true, or run"
+            f" {add_columns_statement(config, lacks)}",
+            code="1054",
+        )
+    if not table.resources:
         raise ParkedError(
             f"{where(config)}: the table {config.table}_resources does not exist, or {config.user} has no right on it;"
             f" set create_table: true, or run\n{create_resources_statement(config)};",
             code="1146",
         )
-    wrong = [
-        f"MODIFY {quoted(name)} {column_type(name)}"
-        for name, fits in (
-            ("id", columns["id"].kind in _TEXT and (columns["id"].width or 36) >= 36),
-            ("created_at", columns["created_at"].kind == "datetime" and columns["created_at"].precision == 6),
-            ("level", columns["level"].kind in _TEXT and (columns["level"].width or 5) >= 5),
-            ("message", columns["message"].kind in _TEXT),
-            ("details", columns["details"].kind in {"json", "mediumtext", "longtext"}),
-        )
-        if not fits
-    ]
-    if wrong:
-        raise ParkedError(
-            f"{place} has columns that do not hold what they must; run ALTER TABLE {quoted(config.table)}"
-            f" {', '.join(wrong)}",
-            code="SCHEMA",
-        )
 
 
-def _columns(config: MysqlConfig, session: Session) -> dict[str, Column]:
-    with session.cursor() as cursor:
-        cursor.execute(
-            "SELECT COLUMN_NAME, DATA_TYPE, CHARACTER_MAXIMUM_LENGTH, DATETIME_PRECISION"
-            " FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-            (config.database, config.table),
-        )
-        rows = cursor.fetchall()
-    result = {}
-    for name, kind, width, precision in rows:
-        kind_text = str(kind).lower()
-        # TEXT types count bytes: a quarter of that is what any text of so many characters surely fits.
-        limit = None if width is None or int(width) >= 1 << 24 else int(width)
-        if limit is not None and kind_text.endswith("text"):
-            limit //= 4
-        result[str(name)] = Column(kind_text, limit, None if precision is None else int(precision))
-    return result
-
-
-def _exists(config: MysqlConfig, session: Session, table: str) -> bool:
-    with session.cursor() as cursor:
-        cursor.execute(
-            "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-            (config.database, table),
-        )
-        return bool(cursor.fetchone()[0])
-
-
-def _keyed(config: MysqlConfig, session: Session) -> bool:
-    with session.cursor() as cursor:
-        cursor.execute(
-            "SELECT INDEX_NAME, COLUMN_NAME FROM information_schema.STATISTICS"
-            " WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND NON_UNIQUE = 0",
-            (config.database, config.table),
-        )
-        keys: dict[str, set[str]] = {}
-        for name, column in cursor.fetchall():
-            keys.setdefault(name, set()).add(column)
-    return any("id" in columns <= {"id", "created_at"} for columns in keys.values())
+def _place(config: MysqlConfig) -> str:
+    return f"{where(config)}: the table {config.database}.{config.table}"
 
 
 def _bounds(config: MysqlConfig, session: Session) -> list[tuple[str, str]]:
@@ -252,30 +250,34 @@ def _bounds(config: MysqlConfig, session: Session) -> list[tuple[str, str]]:
         return [(str(name), str(bound)) for name, bound in cursor.fetchall()]
 
 
-def _check_partitioned(config: MysqlConfig, session: Session) -> None:
-    bounds = _bounds(config, session)
+def _partition_change(bounds: list[tuple[str, str]]) -> str:
+    """Give what ALTER TABLE must do so that the last partition is ``pmax``; empty when it is."""
     if bounds and bounds[-1] == ("pmax", "MAXVALUE"):
-        return
+        return ""
     if not bounds:
-        change = "PARTITION BY RANGE COLUMNS(created_at) (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
-    elif bounds[-1][1] == "MAXVALUE":
-        change = f"REORGANIZE PARTITION {quoted(bounds[-1][0])} INTO (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
-    else:
-        change = _ADD_LAST
-    raise ParkedError(
-        f"{where(config)}: partition: day, but the table {config.table} has no partition pmax; set partition: none"
-        f" or run ALTER TABLE {quoted(config.table)} {change}",
-        code="SCHEMA",
-    )
+        return "PARTITION BY RANGE COLUMNS(created_at) (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
+    if bounds[-1][1] == "MAXVALUE":
+        return f"REORGANIZE PARTITION {quoted(bounds[-1][0])} INTO (PARTITION pmax VALUES LESS THAN (MAXVALUE))"
+    return _ADD_LAST
 
 
-def add_last_partition(config: MysqlConfig) -> None:
-    """Make the partition that takes every later time. Raises ParkedError with the statement where that is not ours.
+def _check_partitioned(config: MysqlConfig, session: Session) -> None:
+    if change := _partition_change(_bounds(config, session)):
+        raise ParkedError(
+            f"{where(config)}: partition: day, but the table {config.table} has no partition pmax; set partition: none"
+            f" or run ALTER TABLE {quoted(config.table)} {change}",
+            code="SCHEMA",
+        )
+
+
+def add_last_partition(config: MysqlConfig, *, ours: bool) -> None:
+    """Make the partition that takes every later time. Raises ParkedError where that is not ours to do.
 
     With ``partition: none`` the days are somebody else's, whose next ADD PARTITION would fail beside ours.
     """
     statement = f"ALTER TABLE {quoted(config.table)} {_ADD_LAST}"
-    advice = f"{where(config)}: the table {config.table} has no partition for the time of a record; run {statement}"
+    advice = f"{where(config)}: the table {config.table} has no partition for the time of a record"
+    advice += f"; run {statement}" if ours else "; whoever keeps its partitions must make one, the last as MAXVALUE"
     if config.partition != "day":
         raise ParkedError(advice, code="1526")
     session = connect(config, maintenance=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pymysql
 from pymysql.connections import Connection, MySQLResult
-from pymysql.constants import CR
+from pymysql.constants import CLIENT, CR
 from pymysql.protocol import LoadLocalPacketWrapper
 
 from shipper.errors import ParkedError
@@ -33,6 +33,14 @@ _PIECE = 1 << 20
 #: ER_SPECIFIC_ACCESS_DENIED_ERROR
 _NEEDS_PRIVILEGE = 1227
 _INFO = re.compile(r"Records: (\d+) +Deleted: (\d+) +Skipped: (\d+) +Warnings: (\d+)")
+_MET = re.compile(r"Duplicates: (\d+)")
+
+
+class InsertCount(NamedTuple):
+    """What the server says of an INSERT: rows changed, and rows that met others of the same key."""
+
+    stored: int
+    met: int
 
 
 class LoadCount(NamedTuple):
@@ -49,7 +57,8 @@ class Session(_Connection):
 
     With LOCAL the server, not the client, names the file to send, and a hostile one names any
     (https://dev.mysql.com/doc/refman/8.4/en/load-data-local-security.html). So no file is ever opened: a request is
-    answered only while `load` runs and only if it names the token of that call.
+    answered only while `load` runs and only if it names the token of that call. PyMySQL's own answer, which opens
+    files, is switched off in every connection: see `connect`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -84,6 +93,21 @@ class Session(_Connection):
         if found is None:
             raise pymysql.err.OperationalError(CR.CR_COMMANDS_OUT_OF_SYNC, "LOAD DATA gave no count of its rows")
         return LoadCount(int(found[1]), stored, int(found[3]), int(found[4]))
+
+    def insert(self, statement: bytes) -> InsertCount:
+        """Run an INSERT. ``met`` counts only rows that changed others; those left as they were are not stored."""
+        stored = self.query(statement)
+        found = _MET.search(_info(self._result))  # nothing is told of a single row
+        return InsertCount(stored, int(found[1]) if found else 0)
+
+    def duplicates(self) -> list[str] | None:
+        """Give what the last statement's warnings say of duplicate keys; ``None`` if there are other warnings."""
+        with self.cursor() as cursor:
+            cursor.execute("SHOW WARNINGS")
+            rows = cursor.fetchall()
+        if any(number != faults.DUPLICATE for _, number, _ in rows):
+            return None
+        return [str(text) for _, _, text in rows]
 
     def list_all_warnings(self) -> None:
         """Make SHOW WARNINGS give more than the server's default (1,024 in MySQL, 64 in MariaDB), if we may.
@@ -163,7 +187,10 @@ def connect(config: MysqlConfig, *, maintenance: bool = False, load_data: bool =
         "database": config.database,
         "charset": "utf8mb4",
         "autocommit": False,
-        "local_infile": load_data,
+        # The server is told that files may be asked for; PyMySQL itself is not, so that its own code, which opens any
+        # file, refuses should a version of it no longer come by `_GuardedResult`.
+        "client_flag": CLIENT.LOCAL_FILES if load_data else 0,
+        "local_infile": False,
         "connect_timeout": math.ceil(parse_duration(config.connect_timeout)),
         "read_timeout": parse_duration(config.read_timeout),
         "write_timeout": parse_duration(config.write_timeout),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from contextlib import suppress
 from functools import partial
@@ -11,16 +12,18 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pymysql
 
-from shipper.errors import PartialError, PermanentError, RetryableError, SinkError
+from shipper.errors import ParkedError, PartialError, PermanentError, RetryableError, SinkError
 from shipper.render import lengths
-from shipper.sink import Finding, Limits, Sink, SinkConfig
+from shipper.sink import Change, Finding, Limits, Sink, SinkConfig
 from sinks import _sql
+from sinks._sql_fit import FittedMapping
 from sinks.mysql import encode, faults
 from sinks.mysql.config import MysqlConfig
-from sinks.mysql.examine import examine
+from sinks.mysql.examine import ALLOW, examine
 from sinks.mysql.lanes import Lane, SecondLane
-from sinks.mysql.schema import Maintenance, Server, add_last_partition, add_marker_statement, prepare
-from sinks.mysql.session import Session, connect, quoted, where
+from sinks.mysql.schema import Maintenance, Server, add_last_partition, changes, no_marker, prepare, run
+from sinks.mysql.session import InsertCount, Session, connect, quoted, where
+from sinks.mysql.table import look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +34,22 @@ if TYPE_CHECKING:
 _STATEMENT = 4 << 20
 #: Rows that one write singles out itself before it leaves the search to the delivery.
 _SINGLED = 16
+#: Rows from which LOAD DATA is less work than INSERT, whose answer comes a round trip sooner.
+_FEW = 100
 #: Rows from which LOAD DATA runs on two connections. A server stores with one core per connection, and one alone is
 #: kept waiting between two batches: for COMMIT's write to disk and for the next rows.
 _TWO = 1000
 #: Seconds after which the second connection, if no batch needed it, is closed: before a server or a firewall does.
 _IDLE = 60.0
-#: Errors that say LOAD DATA LOCAL is not allowed: MariaDB, MySQL 8, older servers.
+#: A batch for LOAD DATA; larger, because each waits for a commit of its own.
+_LOAD_LIMITS = Limits(records=10_000, bytes=4 << 20)
+#: Errors that say LOAD DATA LOCAL is not allowed: MariaDB, MySQL 8, older servers. A proxy in between has codes of its own.
 _NO_LOAD = frozenset({3948, 4166, 1148})
+_NO_RIGHT = frozenset({1142, 1143})
+_NO_LOAD_TEXT = re.compile(r"LOAD DATA|LOCAL INFILE", re.IGNORECASE)
+#: Keys that one statement looks for.
+_LOOKED_FOR = 200
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _log = logging.getLogger(__name__)
 
 
@@ -56,15 +68,15 @@ class MysqlSink(Sink):
         #: When the second connection was last used; and whether there is none until the sink is opened anew.
         self._second_used = 0.0
         self._one_connection_only = False
-        self._server = Server(version="", max_packet=1 << 20, widths={})
+        self._server = Server(version="", max_packet=1 << 20)
         self._mapping = self._make_mapping()
         self._maintenance = Maintenance(config)
-        self._load = config.load_data
-        if config.load_data:
-            self.limits = Limits(records=10_000, bytes=4 << 20)
+        self._load = config.loads
+        if config.loads:
+            self.limits = _LOAD_LIMITS
         self._plain = False
         self._known: set[str] = set()
-        self._told_of_marker = False
+        self._logged: set[str] = set()
         #: The batch before. Freeing thousands of records takes longer than to send the next, and the server would wait.
         self._stored: Batch | None = None
         table = quoted(config.table)
@@ -79,29 +91,38 @@ class MysqlSink(Sink):
         return self._load
 
     def _make_mapping(self) -> _sql.Mapping:
-        server = self._server
-        return _sql.Mapping(
-            self._config.columns, widths=server.widths, wide_integers=server.mariadb, marker=server.marker
-        )
+        server, table, columns = self._server, self._server.table, self._config.columns
+        widths, marker = table.widths(), table.marker
+        fits, levels = table.fits(self._config), table.levels()
+        if fits or levels is not None:
+            return FittedMapping(
+                columns, fits=fits, levels=levels, widths=widths, wide_integers=server.mariadb, marker=marker
+            )
+        return _sql.Mapping(columns, widths=widths, wide_integers=server.mariadb, marker=marker)
 
     def open(self) -> None:
         """Connect anew (the name may lead to another server now), create what may be created, check the table."""
         self._release()
-        session = connect(self._config, load_data=self._config.load_data)
+        session = connect(self._config, load_data=self._config.loads)
         self._session = session
         try:
             self._server = prepare(self._config, session)
         except (pymysql.MySQLError, OSError, SinkError) as error:
             self._release()
-            raise faults.sorted_error(error, self._where) from error
-        self._load = self._config.load_data
+            failure = faults.sorted_error(error, self._where)
+            if isinstance(failure, PermanentError):  # there is no record yet that could be at fault
+                failure = ParkedError(str(failure), code=failure.code)
+            raise failure from error
+        self._load = self._config.loads and self._server.loads
+        self.limits = _LOAD_LIMITS if self._load else type(self).limits
         self._plain = False
         self._prepare_statements()
+        self._log_notes()
         if self._maintenance.due(self._now()):
             self._maintenance.run(self._now())
 
     def _prepare_statements(self) -> None:
-        config, server = self._config, self._server
+        config = self._config
         self._mapping = self._make_mapping()
         names = ", ".join(map(quoted, self._mapping.sent))
         table = quoted(config.table)
@@ -110,13 +131,27 @@ class MysqlSink(Sink):
             f"LOAD DATA LOCAL INFILE '{{file}}' IGNORE INTO TABLE {table} CHARACTER SET utf8mb4"
             f" {encode.FORMAT} ({names})"
         )
-        if not server.marker and not self._told_of_marker:
-            self._told_of_marker = True
-            _log.warning(
-                "%s: the table %s has no column shipper (create_table is off, or %s may not add it): nanoseconds, the types of integers in"
-                " columns and what a container has beyond its columns are not kept; to keep them run %s",
-                self._where, config.table, config.maintenance_user or config.user, add_marker_statement(config),
-            )  # fmt: skip
+
+    def _log_notes(self) -> None:
+        """Log once what the table and the server do not hold or allow."""
+        config, table = self._config, self._server.table
+        notes = [f"the table {config.table}: {note}" for note in table.notes(config)]
+        if not table.marker:
+            notes.append(no_marker(config, table))
+        for note in notes:
+            if note not in self._logged:
+                _log.warning("%s: %s", self._where, note)
+        if config.loads and not self._load:
+            self._log_inserts()
+        self._logged.update(notes)
+
+    def _log_inserts(self) -> None:
+        if "inserts" not in self._logged:
+            level = logging.INFO if self._config.load_data == "auto" else logging.WARNING
+            _log.log(
+                level, "%s does not allow LOAD DATA LOCAL, so INSERT is used, at half the rate. %s", self._where, ALLOW
+            )
+        self._logged.add("inserts")
 
     def write(self, batch: Batch) -> None:
         """Store the batch in one transaction or two; rows that are there already stay as they are."""
@@ -210,11 +245,16 @@ class MysqlSink(Sink):
         table = quoted(self._config.table + "_resources")
         with session.cursor() as cursor:
             for key, text in sorted(new.items()):
-                with suppress(pymysql.err.IntegrityError):  # it is there already
+                try:
                     cursor.execute(f"INSERT INTO {table} VALUES (%s, %s)", (key, text))  # noqa: S608 - checked name
+                except pymysql.MySQLError as error:
+                    if faults.code(error) != faults.DUPLICATE:
+                        raise
         session.commit()
 
     def _suits_load(self, batch: Batch) -> bool:
+        if len(batch) < _FEW and self._config.load_data == "auto":
+            return False
         longest = max(lengths(batch.raws)[0], lengths(batch.messages or ())[0])
         return bool(batch.raws) and longest <= self._server.max_packet // 16
 
@@ -230,18 +270,12 @@ class MysqlSink(Sink):
             records, stored, skipped, warnings = session.load(self._load_statement, pieces)
             exact = records == len(order) and warnings == skipped and stored == len(order) - skipped
             if exact and skipped:
-                with session.cursor() as cursor:
-                    cursor.execute("SHOW WARNINGS")
-                    codes = [row[1] for row in cursor.fetchall()]
-                # A row that was skipped for another reason could hide behind the number that the server lists.
-                exact = len(codes) == warnings and set(codes) == {faults.DUPLICATE}
+                exact = self._all_repeats(session.duplicates(), skipped, batch, order)
         except pymysql.MySQLError as error:
-            if faults.code(error) in _NO_LOAD:
+            if faults.code(error) in _NO_LOAD or _NO_LOAD_TEXT.search(str(error)):
                 self._load = False
-                _log.warning(
-                    "%s does not allow LOAD DATA LOCAL; using INSERT. To allow it: local_infile=ON", self._where
-                )
-            elif faults.code(error) not in faults.RECORD:
+                self._log_inserts()
+            elif not faults.condemns(error):
                 raise
             exact = False
         if exact:
@@ -249,6 +283,26 @@ class MysqlSink(Sink):
         else:
             session.rollback()
         return exact
+
+    def _all_repeats(self, duplicates: list[str] | None, skipped: int, batch: Batch, order: Sequence[int]) -> bool:
+        """Tell whether what the server says of skipped rows proves that each is there already.
+
+        A row that was skipped for another reason, or by another key, could hide behind the number that it lists.
+        """
+        if duplicates is None or len(duplicates) != skipped:
+            return False
+        named = {self._repeated(text) for text in duplicates}
+        return len(named) == skipped and named <= set(map(batch.ids.__getitem__, order))
+
+    def _repeated(self, text: str) -> str:
+        """Give the id that a message of a duplicate names, when the key is one that tells ids apart, else nothing.
+
+        The value of a key comes first in it, and may be anything; the key's name ends it in every language.
+        """
+        for name in self._server.table.id_keys:
+            if text.endswith((f"'{name}'", f".{name}'")) and (found := _ID.findall(text)):
+                return str(found[-1])
+        return ""
 
     def _insert(self, session: Session, rows: _sql.Rows, order: Sequence[int]) -> None:
         values = encode.values(rows)
@@ -267,56 +321,98 @@ class MysqlSink(Sink):
             )
         while True:
             place = 0
+            unsure: list[int] = []
             try:
                 for start, end in _pieces(values, good, most):
                     place = start
-                    self._execute(session, b",".join([values[index] for index in good[start:end]]))
+                    stored, met = self._execute(session, b",".join([values[index] for index in good[start:end]]))
+                    if stored != end - start or met:
+                        unsure += good[start:end]
+                for index in self._missing(session, rows, unsure):
+                    if (refusal := self._insert_one(session, rows, index, values[index])) is not None:
+                        failed[order[index]] = refusal
                 session.commit()
                 break
             except pymysql.MySQLError as error:
                 row = faults.row_of(error)
-                number = faults.code(error)
-                if number == faults.DUPLICATE and self._plain:
+                if faults.code(error) == faults.DUPLICATE and self._plain:
                     session.rollback()
-                    failed |= self._insert_singly(session, [(order[index], values[index]) for index in good])
+                    for index in good:
+                        if (refusal := self._insert_one(session, rows, index, values[index])) is not None:
+                            failed[order[index]] = refusal
+                    session.commit()
                     break
                 if self._lacks_update(error):
                     session.rollback()
                     self._plain = True
                     continue
-                if number not in faults.RECORD or row is None or place + row >= len(good):
+                if not faults.condemns(error) or row is None or place + row >= len(good):
                     raise
                 if len(good) == 1 or len(failed) >= _SINGLED:
                     raise
                 session.rollback()
-                failed[order[good.pop(place + row)]] = faults.sorted_error(error, self._where)
+                index = good[place + row]
+                refusal = self._insert_one(session, rows, index, values[index])
+                session.rollback()
+                if refusal is None:  # a trigger's own statement counts rows anew: let the delivery search
+                    raise
+                failed[order[good.pop(place + row)]] = refusal
         if failed:
-            raise PartialError(failed)
+            raise PartialError(_beside_others(failed) if len(failed) < len(order) else failed)
 
-    def _execute(self, session: Session, values: bytes) -> None:
-        session.query(self._insert_start + values + (b"" if self._plain else self._insert_end))
+    def _execute(self, session: Session, values: bytes) -> InsertCount:
+        return session.insert(self._insert_start + values + (b"" if self._plain else self._insert_end))
 
     def _lacks_update(self, error: pymysql.MySQLError) -> bool:
         """The no-op needs UPDATE and SELECT. An account with INSERT alone gets the plain form, and replayed rows
         singly: exact as well, only slower when there are any.
         """
         text = str(error).upper()
-        refused = faults.code(error) in {1142, 1143} and ("UPDATE COMMAND" in text or "SELECT COMMAND" in text)
+        refused = faults.code(error) in _NO_RIGHT and ("UPDATE COMMAND" in text or "SELECT COMMAND" in text)
         return refused and not self._plain
 
-    def _insert_singly(self, session: Session, values: list[tuple[int, bytes]]) -> dict[int, SinkError]:
-        failed: dict[int, SinkError] = {}
-        for index, value in values:
-            try:
-                self._execute(session, value)
-            except pymysql.MySQLError as error:
-                if faults.code(error) == faults.DUPLICATE:
-                    continue
-                if faults.code(error) not in faults.RECORD:
-                    raise
-                failed[index] = faults.sorted_error(error, self._where)
-        session.commit()
-        return failed
+    def _missing(self, session: Session, rows: _sql.Rows, indexes: list[int]) -> list[int]:
+        """Give those of some rows that are not in the table: they met another row's unique key."""
+        there: set[str] = set()
+        for start in range(0, len(indexes), _LOOKED_FOR):
+            there |= self._there(session, rows, indexes[start : start + _LOOKED_FOR])
+        return [index for index in indexes if rows.ids[index] not in there]
+
+    def _there(self, session: Session, rows: _sql.Rows, indexes: list[int]) -> set[str]:
+        table = self._server.table
+        dated = all("created_at" in columns for columns in table.id_keys.values())
+        created = rows.created if dated else []
+        # Not a row constructor: neither server can use an index for one.
+        parts = [
+            f"(created_at = '{created[index]}' AND id = '{rows.ids[index]}')" if dated else f"id = '{rows.ids[index]}'"
+            for index in indexes
+        ]
+        with session.cursor() as cursor:
+            cursor.execute(f"SELECT id FROM {quoted(self._config.table)} WHERE {' OR '.join(parts)}")  # noqa: S608 - ids and times of ours
+            return {str(found) for (found,) in cursor.fetchall()}
+
+    def _seen(self, session: Session, rows: _sql.Rows, index: int) -> bool:
+        try:
+            return bool(self._there(session, rows, [index]))
+        except pymysql.MySQLError as error:
+            if faults.code(error) not in _NO_RIGHT:
+                raise
+            return False
+
+    def _insert_one(self, session: Session, rows: _sql.Rows, index: int, value: bytes) -> SinkError | None:
+        """Store a row, by the plain form, which tells the key that it meets; give what refuses it, if it is no repeat."""
+        try:
+            session.insert(self._insert_start + value)
+        except pymysql.MySQLError as error:
+            if not faults.condemns(error):
+                raise
+            # A repeat may meet the other key first. Without the right to look it counts as refused.
+            if faults.code(error) == faults.DUPLICATE and (
+                self._repeated(str(error.args[-1])) == rows.ids[index] or self._seen(session, rows, index)
+            ):
+                return None
+            return faults.sorted_error(error, self._where)
+        return None
 
     def _failed(self, error: Exception) -> SinkError:
         """Sort the error, leave no transaction behind and no connection that is lost or leads to the wrong server."""
@@ -327,10 +423,24 @@ class MysqlSink(Sink):
             self._release()
         if faults.code(error) == 1526:
             try:
-                add_last_partition(self._config)
+                add_last_partition(self._config, ours=self._server.table.ours)
             except SinkError as refused:
                 return refused
         return failure
+
+    def changes(self) -> list[Change]:
+        """Give the statements that make what the table lacks. Raises SinkError."""
+        session = connect(self._config)
+        try:
+            return changes(self._config, session, look(self._config, session))
+        except pymysql.MySQLError as error:
+            raise faults.sorted_error(error, self._where) from error
+        finally:
+            session.release()
+
+    def prepare(self) -> None:
+        """Run these statements, by the maintenance account if there is one. Raises SinkError."""
+        run(self._config, [change.text for change in self.changes()])
 
     def examine(self) -> Iterator[Finding]:
         """See `sinks.mysql.examine`. Creates nothing."""
@@ -353,6 +463,14 @@ class MysqlSink(Sink):
         second, self._second = self._second, None
         if second is not None:
             second.release()
+
+
+def _beside_others(failed: dict[int, SinkError]) -> dict[int, SinkError]:
+    """Say of refusals that the same transaction took other rows: it is not the table that is at fault, however many."""
+    return {
+        index: PermanentError(str(error), code=error.code, certain=True) if isinstance(error, PermanentError) else error
+        for index, error in failed.items()
+    }
 
 
 def _undo(session: Session, error: BaseException) -> bool:

@@ -9,7 +9,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from support.arrivals import sqlite_rows
+from sinks.sqlite import SqliteConfig, SqliteSink
+from support.arrivals import sqlite_database, sqlite_rows
 
 Run = Callable[..., "CompletedProcess[str]"]
 
@@ -43,12 +44,25 @@ def test_a_database_that_is_not_there_yet_is_left_for_the_daemon_to_make(run: Ru
 
 
 def test_sink_in_use_is_examined_and_takes_a_canary(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "good.db").touch()
+    sink = SqliteSink(SqliteConfig(type="sqlite", path=str(tmp_path / "good.db")))
+    sink.open()
+    sink.close()
     done = run("check", "--online")
     assert done.returncode == 0, done.stderr
     assert all(line.startswith("√ good: ") for line in done.stdout.splitlines())
     assert "read back" in done.stdout
     assert canaries(tmp_path / "good.db") == 1
+
+
+def test_a_table_that_is_not_there_yet_is_left_for_the_daemon_to_make(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "good.db").touch()
+    with sqlite_database(tmp_path / "good.db") as db:
+        db.execute("CREATE TABLE theirs (a)")
+    before = (tmp_path / "good.db").read_bytes()
+    done = run("check", "--online")
+    assert done.returncode == 0, done.stderr
+    assert "no canary was written, because that would first make: CREATE TABLE" in done.stdout
+    assert (tmp_path / "good.db").read_bytes() == before
 
 
 def test_without_canary_nothing_is_written(run: Run, tmp_path: Path) -> None:

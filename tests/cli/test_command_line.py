@@ -56,7 +56,7 @@ def test_every_command_has_help_anywhere(name: str, flag: str, capsys: pytest.Ca
     ("arguments", "text"),
     [
         (["qeury"], "unknown command 'qeury'; did you mean 'query'?"),
-        (["zzz"], "unknown command 'zzz'; commands are run, check, query"),
+        (["zzz"], "unknown command 'zzz'; commands are run, check, prepare"),
         (["--frobnicate"], "No such option"),
         (["query", "--lvel", "x"], "No such option"),
     ],

@@ -15,7 +15,7 @@ from shipper.delivery.canary import make_canary, prove, prove_all
 from shipper.errors import ParkedError, PermanentError, RetryableError
 from shipper.reader import Query, Reader
 from shipper.record import Batch, Record
-from shipper.sink import Sink, SinkConfig
+from shipper.sink import Change, Sink, SinkConfig
 
 CLOCK = SystemClock()
 
@@ -29,6 +29,7 @@ class Backend:
         self.read_fault: Exception | None = None
         self.shown = 0
         self.closed = 0
+        self.changes: list[Change] = []
         self.hang = threading.Event()
         self.hang.set()
 
@@ -48,6 +49,9 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Backend:
             if made.fault is not None:
                 raise made.fault
             made.records.extend(batch.records())
+
+        def changes(self) -> list[Change]:
+            return made.changes
 
         def close(self) -> None:
             made.closed += 1
@@ -119,6 +123,20 @@ def test_sink_without_canary_or_reader(backend: Backend) -> None:
     assert verdicts(SinkConfig(type="x"), write=False) == [("open", "ok")]
     assert backend.records == []
     assert verdicts(SinkConfig(type="blind")) == [("write", "ok")]
+
+
+def test_looking_writes_no_canary_where_something_would_be_made_for_it(backend: Backend) -> None:
+    backend.changes = [Change("CREATE TABLE x (a TEXT)"), Change("CREATE TABLE y")]
+    *_, finding = canary.examine(SinkConfig(type="x"), clock=CLOCK)
+    assert (finding.what, finding.verdict, backend.records) == ("write", "ok", [])
+    assert "would first make: CREATE TABLE x and 1 more statement; " in finding.evidence
+
+
+def test_what_only_the_operator_may_make_holds_back_no_canary(backend: Backend) -> None:
+    backend.changes = [Change("ALTER TABLE theirs", ours=False)]
+    found = [(finding.what, finding.verdict) for finding in canary.examine(SinkConfig(type="x"), clock=CLOCK)]
+    assert found[-2:] == [("write", "ok"), ("read", "ok")]
+    assert len(backend.records) == 1
 
 
 def test_proof_of_all_is_bounded_in_time(backend: Backend) -> None:

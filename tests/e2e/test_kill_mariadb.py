@@ -29,7 +29,7 @@ def commits(block: bytes) -> bool:
 
 
 def inserts(block: bytes) -> bool:
-    return b"INSERT" in block
+    return b"INSERT" in block or b"LOAD DATA" in block
 
 
 def config(containers: Path, sink: dict[str, Any]) -> dict[str, Any]:

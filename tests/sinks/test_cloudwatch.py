@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from shipper import render as columns
 from shipper.clock import SystemClock
 from shipper.delivery.buffer import Buffer
+from shipper.delivery.canary import examine as look_at
 from shipper.delivery.deadletter import DeadLetters
 from shipper.delivery.delivery import Delivery
 from shipper.delivery.spill import Spill
@@ -1084,6 +1085,24 @@ def test_examine_finds_a_good_group_good_and_makes_nothing(server: CloudwatchSer
     sink.write(make_batch(["a"]))
     assert _verdicts(_config(server)) == {**good, "retention": "ok"}
     assert _verdicts(_config(server, retention_days=30))["retention"] == "warn"
+
+
+def test_looking_makes_no_group_and_writes_no_canary_for_it(server: CloudwatchServer) -> None:
+    findings = list(look_at(_config(server, retention_days=30), clock=SystemClock()))
+    assert findings[-1].what == "write"
+    assert (
+        f"no canary was written, because that would first make: aws logs create-log-group --log-group-name {GROUP}"
+        in (findings[-1].evidence)
+    )
+    assert set(server.operations()) == {"DescribeLogGroups"}
+    sink = CloudwatchSink(_config(server, retention_days=30))
+    assert len(sink.changes()) == 2
+    sink.prepare()
+    assert sink.changes() == []
+    sink.close()
+    assert server._retention == {GROUP: 30}
+    findings = list(look_at(_config(server, retention_days=30), clock=SystemClock()))
+    assert "no canary was written" not in next(finding.evidence for finding in findings if finding.what == "write")
 
 
 def test_examine_tells_login_rights_group_and_the_network_apart(server: CloudwatchServer) -> None:

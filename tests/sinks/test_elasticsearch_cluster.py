@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from shipper.clock import SystemClock
+from shipper.delivery.canary import examine
 from shipper.errors import ConfigError, ParkedError, RetryableError, SinkError
 from shipper.reader import Query
 from shipper.record import Batch, Record, Resource
@@ -422,7 +424,12 @@ def test_attributes_in_opensearch_are_searchable_where_it_is_safe(version: str, 
 def test_retention_of_a_stream_and_of_dated_indices_in_elasticsearch(server: ElasticsearchServer) -> None:
     written(server, make_batch(["a"]), retention="30d")
     assert server.policies == {
-        "shipper-logs-shipper-dated": {"policy": {"phases": {"delete": {"min_age": "30d", "actions": {"delete": {}}}}}}
+        "shipper-logs-shipper-dated": {
+            "policy": {
+                "_meta": {"managed_by": "shipper"},
+                "phases": {"delete": {"min_age": "30d", "actions": {"delete": {}}}},
+            }
+        }
     }
     settings = server.templates["shipper-logs-shipper-dated"]["template"]["settings"]
     assert settings["index"]["lifecycle"] == {"name": "shipper-logs-shipper-dated"}
@@ -445,6 +452,42 @@ def test_retention_that_could_not_be_set_is_tried_again(server: ElasticsearchSer
     sink.open()
     sink.close()
     assert server.lifecycles == {index: {"data_retention": "1d"}}
+
+
+def test_stream_that_somebody_else_made_keeps_its_retention(server: ElasticsearchServer) -> None:
+    """Another shipper's template made it; our retention would delete its data."""
+    index = "logs-shipper-default"
+    own = {"index_patterns": ["logs-*"], "priority": 1, "data_stream": {}, "template": {"mappings": {}}}
+    server.templates["theirs"] = own
+    written(server, make_batch(["theirs"]), index=index, create_template=False)
+    written(server, make_batch(["a"], start_ns=START_NS + 10**9), index=index, retention="1d")
+    assert server.lifecycles == {}
+
+
+@pytest.mark.parametrize("flavour", ["elasticsearch", "opensearch"])
+def test_policy_that_somebody_else_made_is_never_replaced(flavour: str) -> None:
+    with ElasticsearchServer(flavour=flavour) as server:
+        theirs: dict[str, Any] = {"policy": {"phases": {}, "description": "theirs"}}
+        server.policies["shipper-logs-shipper-dated"] = theirs
+        sink = ElasticsearchSink(config(server, retention="30d"))
+        with pytest.raises(ParkedError, match="that shipper did not make"):
+            sink.open()
+        sink.close()
+        assert server.policies == {"shipper-logs-shipper-dated": theirs}
+
+
+def test_looking_makes_no_template_and_writes_no_canary_for_it(server: ElasticsearchServer) -> None:
+    findings = list(examine(config(server), clock=SystemClock()))
+    assert [finding.verdict for finding in findings if finding.what == "write"] == ["ok"]
+    assert "no canary was written, because that would first make: PUT /_index_template/" in findings[-1].evidence
+    assert {request.method for request in server.requests} <= {"GET", "POST"}
+    assert (server.templates, server.messages()) == ({}, [])
+    sink = ElasticsearchSink(config(server))
+    sink.prepare()
+    assert list(sink.changes()) == []
+    sink.close()
+    assert "write" in [finding.what for finding in examine(config(server), clock=SystemClock())]
+    assert len(server.messages()) == 1
 
 
 def test_retention_in_opensearch_and_its_change() -> None:

@@ -25,6 +25,7 @@ from shipper.testing.proxy import FaultProxy
 from shipper.testing.sink_contract import SinkContract
 from sinks.mysql import MysqlConfig, MysqlReader, MysqlSink, faults, session
 from support.certificates import Authority
+from support.daemon import eventually
 from support.logs_database import LogsDatabase
 from support.mariadb import MariaDB
 
@@ -44,12 +45,15 @@ BACKEND = (
 @pytest.fixture
 def database(mariadb: MariaDB) -> Iterator[LogsDatabase]:
     database = LogsDatabase(mariadb)
+    ((before,),) = mariadb.execute("SELECT @@local_infile")
+    mariadb.execute("SET GLOBAL local_infile = 1")  # MySQL's default is 0
     yield database
+    mariadb.execute(f"SET GLOBAL local_infile = {before}")
     database.drop()
 
 
 def _config(database: LogsDatabase, **options: Any) -> MysqlConfig:
-    return MysqlConfig(**database.sink(**options))
+    return MysqlConfig(**database.sink(**{"load_data": False, **options}))
 
 
 def _read(config: MysqlConfig, **query: Any) -> list[Record]:
@@ -185,37 +189,6 @@ def test_lists_of_the_backend_use_an_index(
     assert int(plan["rows"]) < 1000
     if where.count("=") == 1:
         assert "filesort" not in (plan["Extra"] or "")
-
-
-def test_existing_table_of_the_backend_gets_the_columns_it_lacks(database: LogsDatabase) -> None:
-    database.execute(
-        "CREATE TABLE activity_logs (id VARCHAR(36) PRIMARY KEY, level VARCHAR(10), message TEXT, details JSON,"
-        " user_id VARCHAR(20), action VARCHAR(50), ip_address VARCHAR(45), user_agent TEXT,"
-        " created_at DATETIME(6) DEFAULT CURRENT_TIMESTAMP(6)) CHARSET utf8mb4"
-    )
-    sink = _opened(_config(database))
-    batch = make_batch(["x"], attributes={"user_id": "u" * 21, "action": "a" * 50})
-    sink.write(batch)
-    sink.write(batch)
-    sink.close()
-    [row] = database.rows("user_id, action, service, details")
-    assert (*row[:3], json.loads(row[3])) == (None, "a" * 50, "api", {"user_id": "u" * 21})
-    assert "shipper" not in _selected(database)
-    assert _read(_config(database))[0].attributes == {"user_id": "u" * 21, "action": "a" * 50}
-
-
-@pytest.mark.parametrize(
-    ("ddl", "message"),
-    [
-        ("id VARCHAR(36) PRIMARY KEY, created_at DATETIME", "MODIFY `created_at` DATETIME"),
-        ("id INT PRIMARY KEY, created_at DATETIME(6)", "MODIFY `id` VARCHAR"),
-        ("id VARCHAR(36), created_at DATETIME(6), KEY (id)", "would show twice"),
-    ],
-)
-def test_table_that_would_change_or_double_records_is_refused(database: LogsDatabase, ddl: str, message: str) -> None:
-    database.execute(f"CREATE TABLE activity_logs ({ddl})")
-    with pytest.raises(ParkedError, match=message):
-        _opened(_config(database))
 
 
 def test_without_create_table_the_statement_to_run_is_told_and_works(database: LogsDatabase) -> None:
@@ -432,7 +405,7 @@ def test_large_batch_is_loaded_by_two_connections_and_the_second_is_closed_when_
         assert _connections(database) == 2
     now += 61
     sink.write(make_batch(["x"], start_ns=START_NS + 10**13))
-    assert _connections(database) == 1
+    assert eventually(lambda: _connections(database) == 1), "the server has let go of it"
     sink.write(make_batch(["x"] * 1000, start_ns=START_NS + 2 * 10**13))
     assert _connections(database) == 2
     sink.close()

@@ -11,9 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shipper.native import compiled
+from shipper.record import Batch
 from shipper.render import Kind, _render, render
-from shipper.testing.batches import START_NS, make_batch
-from sinks._sql import COLUMNS, MAX_DEPTH, Mapping, _encoder, _time_order
+from shipper.testing.batches import START_NS, make_batch, make_resource
+from sinks._plain import MAX_DEPTH
+from sinks._sql import COLUMNS, FIRST, Mapping, _encoder, _time_order
+from sinks._sql_fit import Fit, FittedMapping, levels_for
+from sinks._sql_read import RowReader
 
 needs_compiled = pytest.mark.skipif(compiled is None, reason="there is no compiled form here")
 
@@ -161,3 +165,77 @@ def test_created_is_cut_below_the_microsecond() -> None:
         "2026-01-02 03:04:05.999999",
         "2026-01-02 03:04:04.999999",
     ]
+
+
+FITS = {
+    "user_id": st.sampled_from([Fit(bounds=(-128, 127)), Fit(bounds=(0, 255), filler="0"), Fit(closed=True)]),
+    "action": st.sampled_from([Fit(words=frozenset({"x", "é"}), filler="x"), Fit(width=3, charset="latin1", trimmed=True)]),
+    "message": st.builds(Fit, width=st.sampled_from([None, 4, 30]), charset=st.sampled_from(["", "utf8mb3", "ascii"])),
+    "details": st.builds(
+        Fit, charset=st.sampled_from(["", "latin1", "ascii"]), filler=st.sampled_from([None, "{}"])
+    ),
+    "service": st.just(Fit(width=5, charset="ascii", filler="")),
+    "shipper": st.just(Fit(charset="latin1")),
+}  # fmt: skip
+WORDS = [None, ["info", "ERROR"], ["warning"], ["trace", "debug", "info", "warn", "error"]]
+
+
+@given(
+    fits=st.fixed_dictionaries({}, optional=FITS),
+    words=st.sampled_from(WORDS),
+    messages=st.lists(TEXTS, min_size=1, max_size=5),
+    attributes=ATTRIBUTES,
+    severity=st.integers(0, 24),
+    width=st.sampled_from([255, 40]),
+)
+def test_rows_for_any_table_fit_it_and_come_back_as_they_were(
+    *,
+    fits: dict[str, Fit],
+    words: list[str] | None,
+    messages: list[str],
+    attributes: dict[str, Any],
+    severity: int,
+    width: int,
+) -> None:
+    levels = None if words is None else levels_for(words)
+    fitted = FittedMapping(COLUMNS, fits=fits, levels=levels, widths={"shipper": width})
+    batch = make_batch(messages, attributes=attributes, resource=make_resource("größe"), start_ns=START_NS + 3)
+    batch.severities = [severity] * len(messages)
+    expected, found = (_records(mapping, batch) for mapping in (Mapping(COLUMNS), fitted))
+    assert found == expected
+    rows = fitted.rows(batch, fitted.order(batch)).clean()
+    columns = dict(zip((*FIRST, *COLUMNS), rows.texts, strict=True))
+    for name, fit in fits.items():
+        for text in columns.get(name, []):
+            assert (text is None and fit.filler is None) or (text is not None and _held(name, fit, text))
+    if words is not None:
+        assert set(rows.levels) <= set(words)
+
+
+def _held(name: str, fit: Fit, text: str) -> bool:
+    """A filler is of the column's own kind; JSON has no width."""
+    return text == fit.filler or fit.holds(text) or (name == "message" and len(text) <= (fit.width or len(text)))
+
+
+def _records(mapping: Mapping, batch: Batch) -> list[Any]:
+    reader = RowReader(COLUMNS)
+    rows = mapping.rows(batch, mapping.order(batch)).clean()
+    reader._json.update({shared.key: shared.json for shared in rows.resource_columns if shared.key})
+    made = zip(*rows.texts, rows.created, *zip(*[shared.columns for shared in rows.resource_columns], strict=True),
+               rows.markers or [], strict=True)  # fmt: skip
+    found = []
+    for row in made:
+        record = reader.record(row)
+        found.append((record.id, record.time_ns, record.severity, record.message, record.attributes,
+                      record.resource.source, record.resource.attributes))  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "fatal", "trace"),
+    [(["info", "error"], "error", "info"), (["WARN"], "WARN", "WARN"), (["crit", "verbose"], "crit", "verbose")],
+)
+def test_level_is_the_nearest_that_the_column_knows(words: list[str], fatal: str, trace: str) -> None:
+    levels = levels_for(words)
+    assert (levels["fatal"], levels["trace"]) == (fatal, trace)
+    assert levels_for(["a", "b"]) == {}

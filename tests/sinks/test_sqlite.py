@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import stat
 from concurrent.futures import ThreadPoolExecutor
@@ -533,6 +534,112 @@ def test_database_stays_in_the_users_own_hands(tmp_path: Path) -> None:
     _written(config, make_batch(["x"])).close()
     assert stat.S_ISREG(Path(config.path).stat().st_mode)
     assert not Path(config.path + "-wal").exists()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_files_are_for_this_user_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    config = _config(tmp_path)
+    before = os.umask(umask)
+    try:
+        sink = _written(config, make_batch(["x"]))
+    finally:
+        os.umask(before)
+    modes = {name: stat.S_IMODE(Path(config.path + name).stat().st_mode) for name in ("", "-wal", "-shm")}
+    sink.close()
+    assert modes == {"": 0o600, "-wal": 0o600, "-shm": 0o600}
+    assert stat.S_IMODE(Path(config.path).parent.stat().st_mode) & 0o077 == 0
+
+
+def test_file_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
+    config = _config(tmp_path)
+    _written(config).close()
+    Path(config.path).chmod(0o640)
+    _written(config).close()
+    assert stat.S_IMODE(Path(config.path).stat().st_mode) == 0o640
+
+
+# Tables that are somebody else's
+
+
+def _made(tmp_path: Path, *statements: str) -> SqliteConfig:
+    config = _config(tmp_path)
+    Path(config.path).parent.mkdir()
+    Path(config.path).touch()
+    with sqlite_database(config.path) as db:
+        for statement in statements:
+            db.execute(statement)
+    return config
+
+
+WHOLE = (
+    "CREATE TABLE activity_logs ({}, level TEXT, message TEXT, details TEXT, user_id {}, action TEXT, ip_address TEXT,"
+    " user_agent TEXT, created_at TEXT, service TEXT, container TEXT, stream TEXT, host TEXT, source TEXT, shipper TEXT{})"
+)
+
+
+def _schema(config: SqliteConfig) -> list[Any]:
+    return _rows(config, "SELECT sql FROM sqlite_schema WHERE name NOT LIKE '%_resources'")
+
+
+@pytest.mark.parametrize(
+    ("ddl", "message"),
+    [
+        (WHOLE.format("id INTEGER PRIMARY KEY", "TEXT", ""), "id is INTEGER and must be TEXT"),
+        (WHOLE.format("id TEXT", "TEXT", ""), "would show twice"),
+        (WHOLE.format("id TEXT UNIQUE", "TEXT", ", tenant TEXT NOT NULL"), "tenant needs a value"),
+        ("CREATE TABLE activity_logs (id TEXT PRIMARY KEY, message TEXT)", "run shipper prepare"),
+    ],
+)
+def test_table_of_another_program_parks_untouched(tmp_path: Path, ddl: str, message: str) -> None:
+    config = _made(tmp_path, ddl, "CREATE TABLE theirs (a)")
+    before = Path(config.path).read_bytes()
+    sink = SqliteSink(config)
+    list(sink.examine())
+    assert Path(config.path).read_bytes() == before, "looking changes not a byte"
+    with pytest.raises(ParkedError, match=message) as caught:
+        sink.open()
+    assert "ALTER" not in str(caught.value)
+    assert (ddl,) in _schema(config)
+
+
+def test_file_with_other_tables_keeps_its_journal_mode(tmp_path: Path) -> None:
+    config = _made(tmp_path, "CREATE TABLE theirs (a)")
+    _written(config, make_batch(["x"])).close()
+    assert _rows(config, "PRAGMA journal_mode") == [("delete",)]
+    assert len(_read(config)) == 1
+
+
+@pytest.mark.parametrize("key", ["id TEXT UNIQUE", "seq INTEGER PRIMARY KEY, id TEXT UNIQUE"])
+def test_row_that_meets_a_unique_key_of_the_users_is_refused_and_a_repeat_is_not(tmp_path: Path, key: str) -> None:
+    config = _made(tmp_path, WHOLE.format(key, "TEXT", ", UNIQUE (user_id, action)"))
+    login = {"user_id": "7", "action": "login"}
+    batch = make_batch(["login 1", "login 2", "logout"], attributes=[login, login, {**login, "action": "logout"}])
+    sink = _written(config, batch.select([0, 2]))
+    sink.write(batch.select([0, 2]))
+    with pytest.raises(PermanentError, match=r"UNIQUE constraint failed: activity_logs\.user_id"):
+        sink.write(batch)
+    sink.close()
+    assert [record.message for record in _read(config, oldest_first=True)] == ["login 1", "logout"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "stored"),
+    [
+        ("INTEGER", "007", None),
+        ("INTEGER", 7, 7),
+        ("INT NOT NULL", "x", 0),
+        ("REAL", "1.50", None),
+        ("NUMERIC", 3, None),
+    ],
+)
+def test_value_that_a_column_would_change_stays_in_details(tmp_path: Path, kind: str, value: Any, stored: Any) -> None:
+    config = _made(tmp_path, WHOLE.format("id TEXT UNIQUE", kind, ""))
+    sink = _written(config, make_batch(["x"], attributes={"user_id": value}))
+    (finding,) = [finding for finding in sink.examine() if finding.what == "table"]
+    sink.close()
+    assert _rows(config, "SELECT user_id FROM activity_logs") == [(stored,)]
+    assert _read(config)[0].attributes == {"user_id": value}
+    assert (finding.verdict, "user_id is" in finding.evidence) == ("warn", True)
 
 
 def test_examine_tells_directory_space_lock_and_journal(tmp_path: Path) -> None:

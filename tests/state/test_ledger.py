@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,29 @@ def test_damaged_database_is_set_aside(tmp_path: Path) -> None:
     assert checkpoint.damaged.read_bytes().startswith(b"this is not")
     assert checkpoint.files() == []
     checkpoint.close()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])
+def test_state_is_for_this_user_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    """Also one that an earlier version made readable to others."""
+    before = os.umask(umask)
+    try:
+        checkpoint = Checkpoint(tmp_path / "state")
+    finally:
+        os.umask(before)
+    names = ("state.db", "state.db-wal", "state.db-shm", "lock")
+    modes = {name: stat.S_IMODE((tmp_path / "state" / name).stat().st_mode) for name in names}
+    assert modes == dict.fromkeys(names, 0o600)
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    checkpoint.close()
+    (tmp_path / "state" / "state.db").chmod(0o644)
+    Checkpoint(tmp_path / "state").close()
+    assert stat.S_IMODE((tmp_path / "state" / "state.db").stat().st_mode) == 0o600
+
+
+def test_state_that_is_no_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "state.db").mkdir()
+    with pytest.raises(StateError, match=r"cannot open .*state\.db: Is a directory"):
+        Checkpoint(tmp_path)
+    (tmp_path / "state.db").rmdir()
+    Checkpoint(tmp_path).close()
