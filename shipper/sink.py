@@ -29,7 +29,7 @@ class BufferConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         str | int,
         Meta(
             description="Source text held in memory for this sink, half of it at a time in flight, before the reader waits."
-            " Text that was parsed for it counts twice."
+            " A record counts as 48 bytes at least, and text that was parsed for it twice."
         ),
     ] = "4MiB"
     max_size: Annotated[str | int, Meta(description="Disk that spilled batches of this sink may take.")] = "1GiB"

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 log = get_logger("buffer")
 
+#: Bytes of source text that a record counts as, at least.
+RECORD = 48
+
 
 class _Taken(msgspec.Struct):
     """A batch that was peeked and not yet acked: its records, and the cursor behind it once it is on disk.
@@ -45,7 +48,7 @@ class Buffer:
     """Pending batches of one sink. The reader puts, one delivery thread peeks and acks.
 
     ``max_memory`` is in bytes of source text, of which those of parsed batches count twice: their records take two to
-    three times the memory of lines alone. ``on_safe`` gets the spans of batches that were spilled; ``on_cursor``
+    three times the memory of lines alone. A record counts as `RECORD` bytes of text at least. ``on_safe`` gets the spans of batches that were spilled; ``on_cursor``
     the spill's cursor whenever it moves.
     """
 
@@ -273,7 +276,9 @@ class Buffer:
 
 
 def _weight(batch: Batch) -> int:
-    return 2 * batch.size if batch.parsed else batch.size
+    # Short lines cost what a record costs: an empty one takes a few hundred bytes of memory and one of the file.
+    text = max(batch.size, RECORD * len(batch))
+    return 2 * text if batch.parsed else text
 
 
 def _fits(batch: Batch, taken: list[Batch], *, count: int, size: int, memory: int) -> bool:

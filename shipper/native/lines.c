@@ -325,7 +325,7 @@ parse(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         if (p == NULL || size < 2 || memchr(p, 0x1B, size) != NULL || (stamp == -1 && PyErr_Occurred()))
             goto rest;
         if (*p == '{') {
-            if (end[-1] != '}')
+            if (end[-1] != '}' || size > WIDE)
                 goto rest;
             Reader r = {p, end, scratch, s, {0, 0}};
             row = read_document(&r, known, &iso, stamp, &severity, &message);
@@ -449,7 +449,7 @@ levels(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
         if (p != NULL && size > 1 && memchr(p, 0x1B, size) == NULL) {
             if (*p == '{') {
                 Reader r = {p, end, NULL, s, {0, 0}};
-                if (end[-1] == '}')
+                if (end[-1] == '}' && size <= WIDE)
                     severity = document_level(&r, known);
             }
             else if (*p >= '0' && *p <= '9' && size > 24 && p[23] == 'Z') {

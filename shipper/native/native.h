@@ -27,6 +27,8 @@
 #define END_OF_TIME 7289654400LL
 /* Nesting beyond this is declined. */
 #define DEPTH 60
+/* JSON of more bytes is declined: its values are counted before they are decoded (WIDE of shipper.parse.objects). */
+#define WIDE 65536
 /* Texts that are kept, and the bytes of the longest of them. */
 #define KEY_SLOTS 1024
 #define KEY_LONGEST 40

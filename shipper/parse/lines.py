@@ -8,11 +8,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from shipper.parse.levels import ANSI, BARE, ERROR, FATAL, INFO, KNOWN, WARN, WORDS, severity_of, take_level
-from shipper.parse.objects import decode_object
-from shipper.parse.times import Clocks, Moment
+from shipper.parse.objects import decode_document
+from shipper.parse.times import TIME_KEYS, Clocks, Moment
 
 #: The names under which a structured line may state its time; the first that is present counts.
-TIME_KEYS: Final = ("timestamp", "time", "ts", "@timestamp")
 #: Keys that mean something of their own.
 RESERVED: Final = frozenset((*TIME_KEYS, "level", "severity", "message", "msg", "details"))
 
@@ -100,10 +99,10 @@ class LineParser:
         text = text.strip()
         if text[:1] != "{" or text[-1:] != "}":
             return None
-        attributes = decode_object(text)
+        attributes = decode_document(text)
         if attributes is None and "\\u" in text:
             # JavaScript writes half of a cut emoji as a lone surrogate escape: the one fault worth mending.
-            attributes = decode_object(_UNICODE.sub(_without_half_pair, _SURROGATES.sub("�", text)))
+            attributes = decode_document(_UNICODE.sub(_without_half_pair, _SURROGATES.sub("�", text)))
         if attributes is None:
             return None
         return self.structured(attributes, text)

@@ -22,7 +22,7 @@ from shipper.native import compiled
 from shipper.parse import access
 from shipper.parse.levels import ANSI, INFO, KNOWN, LEVEL_KEYS, take_level
 from shipper.parse.lines import LineParser, ParsedLine, without_surrogates
-from shipper.parse.objects import decode_object, is_deep, may_be_deep
+from shipper.parse.objects import WIDE, decode_document, is_deep, may_be_deep
 from shipper.parse.recordtime import settle, settle_parts
 from shipper.parse.times import SECOND, Clocks
 from shipper.record import Batch
@@ -382,15 +382,17 @@ class Parser:
     def _decode(self, texts: list[str]) -> list[Any]:
         # Each text begins with { and ends with }, so it is at least one value; as many values as texts is one each.
         whole = "\n".join(texts)
+        if len(whole) > WIDE and max(map(len, texts)) > WIDE:
+            return list(map(decode_document, texts))
         try:
             docs: list[Any] = self._decoder.decode_lines(whole)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             docs = []
         if len(docs) != len(texts):
-            return list(map(decode_object, texts))  # what is None the exact reader mends, or takes as plain
+            return list(map(decode_document, texts))  # what is None the exact reader mends, or takes as plain
         for place in may_be_deep(whole):
             if is_deep(docs[place]):
-                docs[place] = decode_object(texts[place])
+                docs[place] = decode_document(texts[place])
         return docs
 
     @staticmethod

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 SECOND: Final = 1_000_000_000
+#: Where a JSON line has its time, the first that is there and is one.
+TIME_KEYS: Final = ("timestamp", "time", "ts", "@timestamp")
 #: How far a line's own time may stand from Docker's and still be told by Docker's, in nanoseconds.
 TOLERANCE: Final = 2 * SECOND
 #: The first second after the last year that is believed, 2200.
