@@ -302,7 +302,6 @@ class Rotation(ABC):
                 head=0,
                 head_size=0,
                 generation=generation,
-                offset=status.size,
                 size=status.size,
                 tag=fileset.name,
                 done=True,
