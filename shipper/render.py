@@ -19,6 +19,8 @@ import msgspec
 
 from shipper.native import compiled
 
+#: Characters of a name that is remembered as JSON.
+_KEPT_NAME: Final = 256
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 #: The seconds of the years 1 to 9999.
 _FIRST_SECOND: Final = -62_135_596_800
@@ -135,8 +137,9 @@ def _values(column: Sequence[Any]) -> list[str]:
 def _members(column: Sequence[dict[str, Any]]) -> list[str]:
     values = list(chain.from_iterable([each.values() for each in column]))
     texts = [
-        f"{name}{text if isinstance(value, str) else _string(text)}"
-        for name, value, text in zip(map(_named, chain.from_iterable(column)), values, _values(values), strict=True)
+        f"{_named(name) if len(name) <= _KEPT_NAME else f',{_string(name)}:'}"
+        f"{text if isinstance(value, str) else _string(text)}"
+        for name, value, text in zip(chain.from_iterable(column), values, _values(values), strict=True)
     ]
     members = iter(texts)
     return ["".join(islice(members, len(each))) for each in column]
@@ -144,13 +147,8 @@ def _members(column: Sequence[dict[str, Any]]) -> list[str]:
 
 def _encoded(column: Sequence[dict[str, Any]]) -> list[str]:
     return [
-        _encoded_names(tuple([name for name, value in each.items() if not isinstance(value, str)])) for each in column
+        _string(_string([name for name, value in each.items() if not isinstance(value, str)]))[1:-1] for each in column
     ]
-
-
-@lru_cache(maxsize=1024)
-def _encoded_names(names: tuple[str, ...]) -> str:
-    return _string(_string(names))[1:-1]
 
 
 @lru_cache(maxsize=1024)

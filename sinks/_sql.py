@@ -344,7 +344,8 @@ class Mapping:
         left = tuple(name for name in names if name not in own)
         outside = tuple(name for name in left if name != "details") if "details" in left else None
         shape = _Shape(frozenset(own.intersection(names)), left, outside, self._mark_outside(outside or ()))
-        self._shapes[names] = shape
+        if sum(map(len, names)) <= 4_096:  # a record of a megabyte of names is not remembered
+            self._shapes[names] = shape
         return shape
 
     def _mark_outside(self, outside: Sequence[str]) -> str | None:

@@ -63,6 +63,8 @@ _OF_RESOURCE = re.compile(
 #: Names that we or the server (``_MS.``) fill.
 _TAKEN = re.compile(r"id|time_ns|message|shipper(?:\.(?:part|\d+))?|_MS\..*", re.DOTALL)
 _RENAMED = "attribute."
+#: Characters of a record's names, with which what they say is remembered.
+_KEPT_NAMES = 4_096
 _OPERATION = {"trace_id": "ai.operation.id", "traceId": "ai.operation.id"}
 _PARENT = {"span_id": "ai.operation.parentId", "spanId": "ai.operation.parentId"}
 _TAGS = {**_OPERATION, **_PARENT}
@@ -221,11 +223,14 @@ class Encoder:
         if (shape := self._shapes.get(look)) is None:
             if len(self._shapes) > 1_000:
                 self._shapes.clear()
-            shape = self._shapes[look] = self._make_shape(names, resource_json)
+            shape = self._make_shape(names, resource_json)
+            if sum(map(len, names)) <= _KEPT_NAMES:  # a record of a megabyte of names is not remembered
+                self._shapes[look] = shape
         return shape
 
     def _make_shape(self, names: tuple[str, ...], resource_json: _ResourceJson) -> _Shape:
         found: list[str | None] = []
+        known = set(names)
         renamed: list[str] = []
         own: list[str] = []
         for name in names:
@@ -234,7 +239,7 @@ class Encoder:
                 place = None
             elif _TAKEN.fullmatch(name) or name in resource_json.shown:
                 place = _RENAMED + name
-                if place in names or place in resource_json.shown:
+                if place in known or place in resource_json.shown:
                     place = None
                 else:
                     renamed.append(place)
@@ -314,12 +319,13 @@ class Encoder:
                 if "message" in fixed:
                     fixed["message"] = start_of(message, _SHORT)
             size = _size(item.text({**fixed, **shown}))
+            as_json = set(marker.json)
             for place in sorted(shown, key=lambda place: len(shown[place]), reverse=True):
                 if size <= most:
                     break
                 size -= _size(_text({place: shown.pop(place)})) - 1  # a comma in place of two braces
                 rest.setdefault("attributes", {})[names[place]] = attributes[names[place]]
-                most += 2 * len(place) if place in marker.json else 0
+                most += 2 * len(place) if place in as_json else 0
             marker.json = [name for name in marker.json if name in shown]
             marker.renamed = [name for name in marker.renamed if name in shown]
             marker.own = [name for name in marker.own if name in shown]

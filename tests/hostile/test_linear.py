@@ -31,6 +31,10 @@ from shipper.telemetry import logs
 from shipper.testing.hostile import shapes
 from shipper.transforms import redact
 from sinks import _render
+from sinks._azure import Columns
+from sinks.azure_app_insights import encode as azure_app_insights
+from sinks.azure_logs import encode as azure_logs
+from sinks.cloudwatch import encode as cloudwatch_encode
 from sinks.loki import lines as loki_lines
 
 #: Characters, and four times as many. What is quadratic takes sixteen times as long.
@@ -212,6 +216,19 @@ def loki_forms(text: str) -> None:
         loki_lines.read(form, text)
 
 
+def azure(text: str) -> None:
+    some = Columns.of(parsed(text), 0, 1, [0]).cleaned()
+    azure_logs.Encoder().encode(some)
+    azure_app_insights.Encoder("key", ["event"]).encode(some)
+
+
+def cloudwatch(text: str) -> None:
+    for whole in (True, False):
+        encoder = cloudwatch_encode.Encoder(parsed=whole, resource=True)
+        batch = cloudwatch_encode.cleaned(parsed(text))
+        encoder.parted(encoder.events(batch), 200_000)
+
+
 WAYS: dict[str, Callable[[str], Any]] = {
     "parse": parsed,
     **{f"parse as {name}": parse_as(name) for name in ("json", "logfmt", "access", "fallback", "plain")},
@@ -228,6 +245,8 @@ WAYS: dict[str, Callable[[str], Any]] = {
     "display": show,
     "render": render_lines,
     "loki": loki_forms,
+    "azure": azure,
+    "cloudwatch": cloudwatch,
     "own log": lambda text: masked_text(text[: logs._LOOKED_AT]),
     "own log of secrets": lambda text: masked_text((('secret="\\"' + text[:9]) * len(text))[: logs._LOOKED_AT]),
     "a user's expression": lambda text: Pattern(r"(\w+\s?)+[A-F]$").replace(text, str.upper),
