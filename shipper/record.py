@@ -31,6 +31,9 @@ SEVERITIES = {"trace": 1, "debug": 5, "info": 9, "warn": 13, "error": 17, "fatal
 #: The level name of every severity number from 0 (unspecified, told as info) to 24.
 LEVELS = ("info", *("trace",) * 4, *("debug",) * 4, *("info",) * 4, *("warn",) * 4, *("error",) * 4, *("fatal",) * 4)
 
+#: The attribute of a record that our own code tripped over: what was left out of it, and why.
+FAULT = "shipper.fault"
+
 T = TypeVar("T")
 
 _VERSION_8 = 0x8 << 76

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from shipper.record import SEVERITIES, Batch
+from shipper.record import FAULT, SEVERITIES, Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-#: The attribute of a record that a stage tripped over: ``parse: RecursionError``.
-FAULT = "shipper.fault"
 #: What stands for a text that could not be masked.
 WITHHELD = "[withheld: it could not be masked; the line is in its log file]"
 

@@ -15,10 +15,11 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING
 
-from shipper.daemon.barrier import FAULT, as_written, contain, halves, joined, withheld
+from shipper.daemon.barrier import as_written, contain, halves, joined, withheld
 from shipper.errors import SourceError, StateError
 from shipper.parse import Parser
 from shipper.parse.recordtime import stamp_undated
+from shipper.record import FAULT
 from shipper.source import Source, SourceContext
 from shipper.telemetry.logs import get_logger, own_log_paths
 

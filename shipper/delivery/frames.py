@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from shipper.delivery.letters import FAULT
-from shipper.record import Batch, Resource
+from shipper.record import FAULT, Batch, Resource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

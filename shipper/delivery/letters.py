@@ -17,15 +17,13 @@ from typing import Any, BinaryIO
 import msgspec
 
 from shipper.errors import SinkError
-from shipper.record import Batch, Resource
+from shipper.record import FAULT, Batch, Resource
 
 NEWLINE = b"\n"
 #: Zstandard's first number for frames that are skipped, and the length of what follows.
 _SKIPPED = struct.Struct("<II")
 _SKIPPED_MAGIC = 0x184D2A50
 _SEAL_BYTES = 256
-#: The attribute of a record that our code tripped over: which stage, and how. The reader's stages use it, too.
-FAULT = "shipper.fault"
 
 
 class Origin(msgspec.Struct, frozen=True):

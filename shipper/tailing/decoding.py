@@ -13,8 +13,6 @@ from shipper.record import Batch
 
 #: Records of one batch, at most: empty lines must not cost a hundred times what as many bytes of long lines cost.
 BATCH_RECORDS = 20_000
-#: The attribute that says what was wrong with a line that goes on as it stands.
-FAULT = "shipper.fault"
 
 #: Called with the path of a file and with what was raised for a line of it.
 OnFault = Callable[[str, Exception], None]

@@ -21,8 +21,8 @@ import msgspec
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
 from shipper.native import compiled
-from shipper.record import Batch
-from shipper.tailing.decoding import BATCH_RECORDS, FAULT, Decoded, OnFault, ignore
+from shipper.record import FAULT, Batch
+from shipper.tailing.decoding import BATCH_RECORDS, Decoded, OnFault, ignore
 from shipper.tailing.joiner import PendingRecord
 from shipper.tailing.traces import may_contain_lines
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from xxhash import xxh3_64_intdigest, xxh3_128_intdigest
 
-from shipper.record import Batch
-from shipper.tailing.decoding import BATCH_RECORDS, FAULT, Decoded, OnFault, ignore
+from shipper.record import FAULT, Batch
+from shipper.tailing.decoding import BATCH_RECORDS, Decoded, OnFault, ignore
 from shipper.tailing.encoding import TextEncoding
 from shipper.tailing.joiner import PART, PendingRecord
 from shipper.tailing.traces import may_contain_lines, open_trace

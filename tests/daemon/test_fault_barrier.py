@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from shipper.daemon.barrier import FAULT, WITHHELD
+from shipper.daemon.barrier import WITHHELD
 from shipper.parse import Parser
-from shipper.record import Batch
+from shipper.record import FAULT, Batch
 from shipper.routing.router import RouteConfig, Router
 from shipper.transform import Transform
 from support.pipeline_rig import MemorySink, PipelineRig, lines

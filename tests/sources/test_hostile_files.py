@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from shipper.native import compiled
-from shipper.record import Batch
+from shipper.record import FAULT, Batch
 from shipper.sources.docker import DockerConfig, DockerSource
 from shipper.sources.file import FileConfig, FileSource
 from shipper.tailing import dockerjson, following, joiner, paths
-from shipper.tailing.decoding import BATCH_RECORDS, FAULT
+from shipper.tailing.decoding import BATCH_RECORDS
 from shipper.tailing.paths import NotFollowedError, followed
 from shipper.testing.source_contract import Reading
 from support.docker_log import DockerLog
