@@ -12,7 +12,7 @@ from typing import NamedTuple
 from shipper.record import Batch
 
 #: Records of one batch, at most: empty lines must not cost a hundred times what as many bytes of long lines cost.
-BATCH_RECORDS = 20_000
+BATCH_RECORDS = 8_000
 
 #: Called with the path of a file and with what was raised for a line of it.
 OnFault = Callable[[str, Exception], None]
