@@ -299,7 +299,7 @@ def test_the_image_says_what_it_is_and_holds_nothing_to_write_on(engine: DockerE
     script = (
         "find / -xdev -path /proc -prune -o ! -type l -writable ! -path '/dev/*' -print;"
         " find /opt/shipper -maxdepth 4 -name 'pip*';"
-        " ls /opt/shipper/lib/python3*/site-packages/shipper/__pycache__/daemon.*.pyc | wc -l;"
+        " ls /opt/shipper/lib/python3*/site-packages/shipper/daemon/__pycache__/daemon.*.pyc | wc -l;"
         ' id -u; id -G; python -c \'import boto3; print(boto3.client("logs", region_name="eu-west-1").meta.endpoint_url)\''
     )
     found = engine.docker("run", "--rm", *HARDENED[:2], "--entrypoint", "sh", image, "-c", script).decode().splitlines()
