@@ -15,12 +15,14 @@ WORKERS := 4
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 # The oldest and the newest that pyproject.toml names; compiled forms are tested with both.
 PYTHONS := 3.11 3.15
+SECONDS := 3600
+SEED :=
 # Where compiled forms have Python twins, without what takes long and is the same in both forms.
 TWINS := -m "not slow and not mariadb and not docker" -k "not test_limits and not cluster and not kill" \
 	tests/parse tests/sources tests/sinks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs format clean install uninstall
+.PHONY: help demo test soak check bench docs format clean install uninstall
 
 help: ## List these commands.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,6 +35,9 @@ test: $(DEVELOPMENT) ## Run every test, with a real MariaDB and a real Docker en
 	$(PYTEST) $(ARGS)
 	$(if $(ARGS),,@sh tests/pythons.sh $(BIN)/python $(PYTHONS))
 	$(if $(ARGS),,SHIPPER_PURE=1 $(PYTEST) $(TWINS))
+
+soak: $(DEVELOPMENT) ## Random faults against a real daemon for an hour: SECONDS=600 for less, SEED=n to repeat them.
+	PYTHONPATH=tests $(BIN)/python -m support.soak --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: $(DEVELOPMENT) ## Formatting, lint, types, import rules, project rules, generated docs in step.
 	$(BIN)/ruff format --check .
