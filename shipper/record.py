@@ -274,7 +274,10 @@ def pick(column: list[T], rows: Sequence[int]) -> list[T]:
     """Give the items of a column at some rows."""
     if isinstance(rows, range) and rows.step == 1 and 0 <= rows.start <= rows.stop <= len(column):
         return column[rows.start : rows.stop]
-    return [column[row] for row in rows]
+    picked: list[T] | None = None
+    if compiled is not None and isinstance(rows, list):
+        picked = compiled.pick(column, rows)
+    return [column[row] for row in rows] if picked is None else picked
 
 
 def _flat(lists: list[list[T]]) -> list[T]:

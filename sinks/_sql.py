@@ -65,7 +65,6 @@ MARKER, WRAPPED = "shipper", "*"
 #: Other words for levels, as other writers of the table have them.
 LEVEL_ALIASES = {"warning": "warn", "critical": "fatal", "err": "error", "crit": "fatal", "verbose": "debug"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_CREATED = 26  # characters of ``created_at``
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CANONICAL = frozenset(SEVERITIES.values())
 _DIGITS = bytes(48 if 48 <= byte <= 57 else 0 for byte in range(256))
@@ -133,8 +132,7 @@ class Rows(msgspec.Struct):
     @property
     def created(self) -> list[str]:
         """The column ``created_at``."""
-        text = render([(Kind.CREATED, self.times)], 0, len(self.times)).decode()
-        return [text[start : start + _CREATED] for start in range(0, len(text), _CREATED)]
+        return render([(Kind.CREATED, self.times), b"\n"], 0, len(self.times)).decode().split("\n")[:-1]
 
     def clean(self) -> Rows:
         """Make rows without lone surrogates, which neither UTF-8 nor the backends can hold."""
@@ -310,6 +308,9 @@ class Mapping:
         key = shared[0].key
         if shared.count(shared[0]) == len(shared):
             different = set(each)
+            if len(different) == 1:
+                texts_of_nanos = self._marker_texts(key, each[0])
+                return [texts_of_nanos[time % 1000] for time in times]
             if len(different) < 20:
                 by_mark = {mark: self._marker_texts(key, mark) for mark in different}
                 return [by_mark[mark][time % 1000] for time, mark in zip(times, each, strict=True)]

@@ -17,6 +17,7 @@ the hash in it            ~15     ~10       ~2    ~9  XXH3 by the package ``xxha
 `divide`                           ~8      ~28
 `span`                            0.5      0.4   3.6  Elasticsearch 1.5, CloudWatch 1.8, Azure 0.7
 `lengths`                                  2.9   3.3
+`pick`                            1.5      2.3  ~4.7  Loki by samples of whole runs; timed call by call it is 1.9
 `wide`                                                Azure 6.1
 `flattened_suspects`                                  Elasticsearch 19.0
 `otlp_records`                                        OTLP ~154

@@ -235,6 +235,19 @@ def test_lengths(texts: list[str]) -> None:
     assert compiled.lengths([*texts, b"x"]) is None
 
 
+# Picking
+
+
+@EXAMPLES
+@given(st.lists(st.text(max_size=2), max_size=6), st.lists(st.integers(-7, 7) | st.just(2**70), max_size=6))
+def test_pick(column: list[str], rows: list[int]) -> None:
+    found = compiled.pick(column, rows)
+    if found is None:
+        assert any(not 0 <= row < len(column) for row in rows)
+    else:
+        assert found == [column[row] for row in rows]
+
+
 # Rendering
 
 
