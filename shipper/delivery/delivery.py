@@ -259,8 +259,8 @@ class Delivery:
             self._succeeded()
         for row in step.refused:
             error = attempt.refused[row]
-            if isinstance(error, PermanentError) and error.certain:
-                continue
+            if step.taken or (isinstance(error, PermanentError) and error.certain):
+                continue  # a sink that took others of this very request is not at fault
             self._refused += 1
             if self._refused >= _SUSPICIOUS:
                 self._refused = 0

@@ -304,6 +304,24 @@ def test_sink_that_refuses_everything_is_held_at_fault_and_nothing_is_buried(tmp
     rig.ledger.close()
 
 
+def test_many_refusals_beside_records_that_were_taken_park_nobody(tmp_path: Path) -> None:
+    """A sink that takes some of a request is not at fault for the others, however many they are."""
+    sink = ListSink(lambda batch, call: _refuse_odd(batch))
+    rig = Rig(tmp_path, sink)
+    rig.put(*(f"line {i}" for i in range(200)))
+    rig.run()
+    assert sink.taken == [f"line {i}" for i in range(0, 200, 2)]
+    assert [raw for raw, _, _ in rig.dead()] == [f"line {i}" for i in range(1, 200, 2)]
+    assert rig.clock.waits == []
+    rig.ledger.close()
+
+
+def _refuse_odd(batch: Batch) -> None:
+    odd = {index: PermanentError("odd") for index, raw in enumerate(batch.raws) if int(raw.split()[1]) % 2}
+    if odd:
+        raise PartialError(odd)
+
+
 def test_batch_waits_when_the_dead_letters_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rig = Rig(tmp_path, ListSink(refuse("b")))
     append = rig.dead_letters.append
