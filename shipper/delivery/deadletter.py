@@ -137,7 +137,7 @@ class DeadLetters:
                     f" shipper dead-letters ls --sink {sink}; then mend the cause and: shipper dead-letters retry"
                     f" --sink {sink}, or give them up: shipper dead-letters drop --sink {sink}"
                 )
-            records = self._told(parts[0]).records
+            records = self._seal_of(parts[0]).records
             self._fs.unlink(parts[0])
             log.error("dead letters are full: the oldest dropped, as when_full says", sink=sink, records=records)
             self._on_dropped(records)
@@ -166,10 +166,10 @@ class DeadLetters:
         parts = self._parts()
         if not parts or not self.path.exists():
             return
-        told = self._told(parts[-1])
-        if told.size == self.path.stat().st_size:
+        seal = self._seal_of(parts[-1])
+        if seal.size == self.path.stat().st_size:
             with self.path.open("rb") as file:
-                same = letters.checksum(file) == told.crc
+                same = letters.checksum(file) == seal.crc
             if same:
                 self._fs.unlink(self.path)
 
@@ -372,13 +372,13 @@ class DeadLetters:
             except FileNotFoundError:
                 records = damaged = 0
             for path in self._parts():
-                told = self._told(path)
-                records, damaged = records + told.records, damaged + told.damaged
+                seal = self._seal_of(path)
+                records, damaged = records + seal.records, damaged + seal.damaged
         except OSError as error:
             raise self._refused(error) from error
         return records, damaged
 
-    def _told(self, path: Path) -> letters.Seal:
+    def _seal_of(self, path: Path) -> letters.Seal:
         """Give what a sealed part says of itself; if it cannot, count what can be read, and one line that cannot."""
         try:
             return letters.read_seal(path)

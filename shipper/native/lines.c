@@ -203,7 +203,7 @@ stated_time(Clock *clock, PyObject *value)
 static PyObject *
 read_document(Reader *r, PyObject *known, Clock *clock, int64_t stamp, int *severity, PyObject **message)
 {
-    PyObject *document = PyDict_New(), *level = NULL, *told = NULL, *msg = NULL;
+    PyObject *document = PyDict_New(), *level = NULL, *message_text = NULL, *msg = NULL;
     int times = 0, more = 1;
     if (document == NULL)
         return NULL;
@@ -222,7 +222,7 @@ read_document(Reader *r, PyObject *known, Clock *clock, int64_t stamp, int *seve
         const char *text = (const char *)PyUnicode_DATA(name);
         Py_ssize_t size = PyUnicode_IS_COMPACT_ASCII(name) ? PyUnicode_GET_LENGTH(name) : 0;
         PyObject **place = size == 5 && memcmp(text, "level", 5) == 0     ? &level
-                           : size == 7 && memcmp(text, "message", 7) == 0 ? &told
+                           : size == 7 && memcmp(text, "message", 7) == 0 ? &message_text
                                                                           : NULL;
         if (place != NULL) {
             Py_DECREF(name);
@@ -255,20 +255,20 @@ read_document(Reader *r, PyObject *known, Clock *clock, int64_t stamp, int *seve
         goto declined;
     if ((*severity = known_severity(known, level)) < 0)
         goto declined;
-    if (told == NULL && (msg = PyDict_GetItemWithError(document, r->state->msg)) != NULL) {
-        told = Py_NewRef(msg);
+    if (message_text == NULL && (msg = PyDict_GetItemWithError(document, r->state->msg)) != NULL) {
+        message_text = Py_NewRef(msg);
         if (PyDict_DelItem(document, r->state->msg) < 0)
             goto declined;
     }
-    if (PyErr_Occurred() || (told != NULL && !PyUnicode_CheckExact(told)))
+    if (PyErr_Occurred() || (message_text != NULL && !PyUnicode_CheckExact(message_text)))
         goto declined;
     Py_DECREF(level);
-    *message = told;
+    *message = message_text;
     return document;
 declined:
     Py_DECREF(document);
     Py_XDECREF(level);
-    Py_XDECREF(told);
+    Py_XDECREF(message_text);
     return NULL;
 }
 
@@ -331,11 +331,11 @@ parse(PyObject *module, PyObject *const *args, Py_ssize_t nargs)
             row = read_document(&r, known, &iso, stamp, &severity, &message);
         }
         else if (*p >= '0' && *p <= '9' && size > 24 && p[23] == 'Z') {
-            const char *told = fallback_message(s, known, &iso, p, end, &own, &severity);
-            if (told == NULL)
+            const char *begin = fallback_message(s, known, &iso, p, end, &own, &severity);
+            if (begin == NULL)
                 goto rest;
             unit_us = 1000;
-            message = new_text(told, end);
+            message = new_text(begin, end);
             row = PyDict_New();
         }
         else {

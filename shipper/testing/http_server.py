@@ -111,12 +111,12 @@ class HttpServer(ABC):
         with self._lock:
             self.requests.append(request)
             scripted, stored = self._scripted.popleft() if self._scripted else (None, True)
-            own = self._own(request) if stored else None
-        reply = scripted or own
+            answer = self._answer_or_refuse(request) if stored else None
+        reply = scripted or answer
         assert reply is not None
         return reply
 
-    def _own(self, request: Request) -> Reply:
+    def _answer_or_refuse(self, request: Request) -> Reply:
         try:
             return self.answer(request)
         except ValueError as error:

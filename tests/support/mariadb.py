@@ -42,7 +42,7 @@ class MariaDB:
     host = "127.0.0.1"
 
     def __init__(self, directory: Path | None = None, *, options: tuple[str, ...] = ()) -> None:
-        self._own = directory is None
+        self._owns_directory = directory is None
         self.directory = Path(tempfile.mkdtemp(prefix="mariadb-")) if directory is None else directory
         self.options = options
         # The path of a unix socket is at most 107 bytes, which a test's directory may exceed.
@@ -183,7 +183,7 @@ class MariaDB:
     ) -> None:
         self.stop()
         shutil.rmtree(self._socket_directory, ignore_errors=True)
-        if self._own:
+        if self._owns_directory:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
