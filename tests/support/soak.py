@@ -208,6 +208,11 @@ class Soak:
     def _kill(self) -> None:
         self._up_since = None
         self._daemon.kill9()
+        while self._random.random() < 0.3:  # again while it starts
+            self._daemon.configure(self._config())
+            self._daemon.start(wait=False)
+            self._over.wait(self._random.uniform(0.0, 0.5))
+            self._daemon.kill9()
         self._start()
 
     def _term(self) -> None:
@@ -218,7 +223,7 @@ class Soak:
 
     def _start(self) -> None:
         self._daemon.configure(self._config())
-        self._daemon.start(wait=self._random.random() < 0.7)
+        self._daemon.start()
         self._up_since = time.monotonic()
 
     def _freeze(self) -> None:
