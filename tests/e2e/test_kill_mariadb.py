@@ -12,7 +12,7 @@ import pytest
 
 from shipper.testing.proxy import FaultProxy
 from support.arrivals import difference, wait_for
-from support.daemon import Daemon
+from support.daemon import Daemon, eventually
 from support.docker_log import DockerLog
 from support.load import Load
 from support.logs_database import LogsDatabase
@@ -47,9 +47,12 @@ def test_kill_9_at_random_moments_under_rotating_load_loses_and_doubles_nothing(
     grown = before = 0
     with Load(log.write) as load:
         for number in range(rounds):
-            # One round in three ends at any moment from the start of the process on, the others while it delivers.
+            # One round in three ends at any moment from the start of the process on, one at any moment from when it has
+            # started, and one while it delivers.
             started = number % 3 > 0
             daemon.start(wait=started)
+            if number % 3 == 2:
+                eventually(lambda count=before: database.count() > count, every=0.02)
             time.sleep(rng.uniform(0.0, 1.0) if started else rng.uniform(0.05, 0.6))
             daemon.kill9()
             now = database.count()

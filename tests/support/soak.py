@@ -64,6 +64,14 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Make trouble for ``seconds``, then look whether everything arrived."""
+        try:
+            self._run(seconds)
+        finally:
+            self._over.set()
+            for log in self._containers:
+                log.close()
+
+    def _run(self, seconds: float) -> None:
         limits = LokiLimits(
             reject_old_samples=False, ingestion_rate=1 << 30, ingestion_burst=1 << 30, per_stream_rate=1 << 30,
             per_stream_burst=1 << 30,
