@@ -269,7 +269,7 @@ class Soak:
             return Counter()
         with sqlite_database(self._database, read_only=True) as database:
             rows = database.execute("SELECT message, details FROM activity_logs")
-            return Counter(_number(f"{message} {details}") for message, details in rows)
+            return Counter(number for message, details in rows for number in _numbers(f"{message} {details}"))
 
     def _missing(self, loki: LokiServer) -> str:
         try:
@@ -277,20 +277,23 @@ class Soak:
         except apsw.Error as error:
             return str(error)
         wanted = set(range(self.written))
-        found = {"db": stored, "loki": {_number(f"{line} {meta}") for _, _, line, meta in loki.entries()}}
+        found = {
+            "db": stored,
+            "loki": {number for _, _, line, meta in loki.entries() for number in _numbers(f"{line} {meta}")},
+        }
         gaps = []
         for sink, there in found.items():
             letters = DeadLetters(self._directory / "daemon" / "state" / "dead-letter" / f"{sink}.jsonl")
-            refused = {_number(f"{entry.message} {entry.raw}") for entry in letters.entries()}
+            refused = {number for entry in letters.entries() for number in _numbers(f"{entry.message} {entry.raw}")}
             gap = wanted - there - refused
             if gap:
                 gaps.append(f"{sink}: {len(gap)} of {self.written}, such as {sorted(gap)[:5]}")
         return "; ".join(gaps)
 
 
-def _number(text: str) -> int:
-    found = _NUMBER.search(text)
-    return int(found[1]) if found else -1
+def _numbers(text: str) -> set[int]:
+    """Give the lines that a record holds: an undated line may belong to the dated one before it."""
+    return {int(number) for number in _NUMBER.findall(text)}
 
 
 @contextmanager
