@@ -27,24 +27,6 @@ from shipper.telemetry.status import ConfigStatus, Status
 HOST = b"Host: 127.0.0.1\r\n"
 
 
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def health() -> Health:
-    return Health()
-
-
-@pytest.fixture
-def server(metrics: Metrics, health: Health) -> Iterator[HttpServer]:
-    server = HttpServer(HttpConfig(listen="127.0.0.1:0"), metrics, health)
-    server.start()
-    yield server
-    server.stop()
-
-
 def connect(server: HttpServer) -> socket.socket:
     return socket.create_connection(split_address(server.address), timeout=10)
 

@@ -6,7 +6,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -19,24 +19,6 @@ from shipper.telemetry.health import Health
 from shipper.telemetry.http import HttpServer, split_address
 from shipper.telemetry.metrics import Metrics
 from shipper.telemetry.status import ConfigStatus, Status
-
-
-@pytest.fixture
-def health() -> Health:
-    return Health()
-
-
-@pytest.fixture
-def metrics() -> Metrics:
-    return Metrics()
-
-
-@pytest.fixture
-def server(metrics: Metrics, health: Health) -> Iterator[HttpServer]:
-    server = HttpServer(HttpConfig(listen="127.0.0.1:0"), metrics, health)
-    server.start()
-    yield server
-    server.stop()
 
 
 def ask(
